@@ -1,0 +1,47 @@
+# `make run` shows the product, `make test` proves it. Everything happens in .venv, which the first target that needs it builds.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+LOCK   := hack/requirements.lock
+
+.DEFAULT_GOAL := help
+
+help:            ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+
+$(VENV)/.ready: pyproject.toml $(LOCK)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+venv: $(VENV)/.ready ## the environment alone: .venv with .venv/bin/epp in it
+
+run: venv        ## the demo: a real Envoy, the picker, model-server stand-ins, all strategies (ARGS=--keep leaves it up)
+	$(BIN)/epp demo $(ARGS)
+
+test: venv       ## the whole suite
+	$(BIN)/python -m pytest $(ARGS)
+
+check: venv      ## ruff, mypy --strict, import layers, generated files
+	$(BIN)/ruff check epp tests hack
+	$(BIN)/ruff format --check epp tests hack
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: venv      ## what a decision costs, as ratios against floors measured in the same run
+	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-routing: venv ## how well each strategy routes, through a real Envoy (long)
+	$(BIN)/python -m tests.bench.routing $(ARGS)
+
+proto: venv      ## regenerate epp/pb from proto/
+	$(BIN)/python hack/generate_proto.py
+
+lock:            ## pin every dependency with its hashes
+	$(PYTHON) -m venv .lock-venv && .lock-venv/bin/pip install --quiet 'pip-tools>=7.4'
+	.lock-venv/bin/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \
+	  --no-emit-trusted-host --no-emit-find-links --extra standalone --extra dev --output-file $(LOCK) pyproject.toml
+	rm -rf .lock-venv
+
+.PHONY: help venv run test check bench bench-routing proto lock

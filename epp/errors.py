@@ -1,0 +1,94 @@
+"""Every exception of the project, drawn as a tree. No other module defines one.
+
+    EppError
+    ├── RequestError            the request gets an HTTP answer instead of an endpoint
+    │   ├── BadRequest          400  the body or a header cannot be understood
+    │   ├── BodyTooLarge        413  the body is over its cap
+    │   ├── Overloaded          429  shed: try again later, says Retry-After
+    │   └── NoEndpoint          503  nobody can serve it
+    ├── ConfigError             a file or flag is wrong; carries the path of the offending field
+    ├── ProtocolError           the peer broke the ext_proc contract
+    ├── WireError               bytes that are not the message they claim to be
+    └── TokenizeError           no tokens for this prompt; the strategy falls through
+
+`RequestError` is translated to an HTTP answer once, in the session; `ConfigError` to an exit code once, in the command line.
+"""
+
+from typing import ClassVar
+
+
+class EppError(Exception):
+    """Base of everything this project raises on purpose."""
+
+
+class RequestError(EppError):
+    """The request is answered by the picker itself.
+
+    Args:
+        message: one sentence for the client; never holds text of the prompt.
+        reason: value of the `x-llm-d-request-dropped-reason` header, if any.
+        retry_after_s: value of the `Retry-After` header, if any.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "Internal"
+
+    def __init__(self, message: str, *, reason: str | None = None, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class BadRequest(RequestError):
+    """400: what the client sent cannot be understood."""
+
+    status = 400
+    code = "BadRequest"
+
+
+class BodyTooLarge(RequestError):
+    """413: the body is over its cap."""
+
+    status = 413
+    code = "PayloadTooLarge"
+
+
+class Overloaded(RequestError):
+    """429: the request is shed."""
+
+    status = 429
+    code = "ResourceExhausted"
+
+
+class NoEndpoint(RequestError):
+    """503: no endpoint can take the request."""
+
+    status = 503
+    code = "ServiceUnavailable"
+
+
+class ConfigError(EppError):
+    """A configuration that cannot be used.
+
+    Args:
+        message: what is wrong and, where it helps, what is allowed.
+        path: where, as in `plugins[2].parameters.depthMax`; empty for the whole file.
+    """
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(f"{path}: {message}" if path else message)
+        self.message = message
+        self.path = path
+
+
+class ProtocolError(EppError):
+    """The peer sent a message its side of the contract does not allow now."""
+
+
+class WireError(EppError):
+    """Bytes that do not decode to the message they claim to be."""
+
+
+class TokenizeError(EppError):
+    """The prompt could not be turned into token ids in time or at all."""

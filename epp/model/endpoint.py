@@ -1,0 +1,64 @@
+"""An endpoint: an address and port that serves a model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntFlag
+from ipaddress import IPv6Address, ip_address
+
+ROLE_LABEL = "llm-d.ai/role"
+ENGINE_LABEL = "llm-d.ai/engine-type"
+
+
+class Role(IntFlag):
+    """What an endpoint does with a request, as bits, so that roles can be a column."""
+
+    PREFILL = 1
+    DECODE = 2
+    ENCODE = 4
+
+
+# Values of the role label. A missing label means "serves whole requests".
+ROLES: Mapping[str, Role] = {
+    "": Role.PREFILL | Role.DECODE,
+    "both": Role.PREFILL | Role.DECODE,
+    "prefill-decode": Role.PREFILL | Role.DECODE,
+    "prefill": Role.PREFILL,
+    "decode": Role.DECODE,
+    "encode": Role.ENCODE,
+    "encode-prefill": Role.ENCODE | Role.PREFILL,
+    "encode-prefill-decode": Role.ENCODE | Role.PREFILL | Role.DECODE,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a model is served.
+
+    Identity is `name`: an endpoint whose name stays and whose other fields change is the same endpoint, changed.
+    `generation` tells two lives of the same name apart (a container restarted in place holds no cache).
+    """
+
+    name: str
+    """Unique in the pool, `<namespace>/<name>`; for pods `<namespace>/<pod>-rank-<n>`."""
+    address: str
+    """IPv4 or IPv6 literal, without brackets."""
+    port: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+    generation: str = ""
+    rank: int = 0
+    """Data-parallel rank: index of the port among the target ports of the pod."""
+
+    @property
+    def authority(self) -> str:
+        """`address:port` as a header wants it, IPv6 in brackets."""
+        return join_host_port(self.address, self.port)
+
+    @property
+    def role(self) -> Role:
+        """The role bits of the endpoint's label; an unknown value serves nothing."""
+        return ROLES.get(self.labels.get(ROLE_LABEL, ""), Role(0))
+
+
+def join_host_port(address: str, port: int) -> str:
+    """Return `address:port`, with brackets around an IPv6 address."""
+    return f"[{address}]:{port}" if isinstance(ip_address(address), IPv6Address) else f"{address}:{port}"

@@ -1,0 +1,73 @@
+"""One request, as parsed: what the strategies and scorers may know of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Api(Enum):
+    """Which API a request speaks, chosen by its path."""
+
+    COMPLETIONS = "completions"
+    CHAT = "chat"
+    RESPONSES = "responses"
+    EMBEDDINGS = "embeddings"
+    MESSAGES = "messages"
+    PASSTHROUGH = "passthrough"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestHead:
+    """What Envoy told us before the body."""
+
+    path: str = "/"
+    method: str = "POST"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Lower-case names. Of a repeated header the last value."""
+    subset: tuple[str, ...] | None = None
+    """Endpoints the gateway allows, as `ip:port` or a bare `ip`; None means all, an empty tuple means none."""
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceRequest:
+    """A parsed request.
+
+    `prompt` is the canonical text of the prompt as bytes: everything the engine will put before the first generated token, in the
+    order of a chat template (tools, then messages), in a form in which equal prefixes of conversations are equal prefixes of bytes.
+    """
+
+    head: RequestHead
+    api: Api
+    model: str = ""
+    target_model: str = ""
+    """The model the request is sent on with; equal to `model` unless rewritten."""
+    prompt: bytes = b""
+    token_ids: tuple[int, ...] | None = None
+    """Token ids, when the request carries them itself."""
+    cache_salt: str = ""
+    stream: bool = False
+    max_tokens: int | None = None
+    priority: int = 0
+    media_tokens: int = 0
+    """Estimated prompt tokens of images and other media, which `prompt` holds only as a digest."""
+    chat: object | None = None
+    """The decoded messages and tools, for a tokenizer with a chat template; None where the API has none."""
+    model_span: tuple[int, int] | None = None
+    """Where the value of `model`, quotes included, stands in the body; filled when it has to be replaced."""
+
+    @property
+    def lora(self) -> str:
+        """Adapters are asked for by model name; whether the name is one, the endpoints know."""
+        return self.target_model
+
+
+BYTES_PER_TOKEN = 4
+"""Estimate where nobody counted, as the reference does."""
+
+
+def prompt_tokens(request: InferenceRequest) -> int:
+    """Return how many tokens the prompt has: counted when it carries ids, else estimated from its bytes; at least 1."""
+    if request.token_ids is not None:
+        return max(1, len(request.token_ids))
+    return max(1, len(request.prompt) // BYTES_PER_TOKEN + request.media_tokens)

@@ -1,0 +1,76 @@
+"""The pool at one moment, as columns over slots.
+
+A *slot* is a small integer that an endpoint owns while it is in the pool; after the endpoint has gone and everybody has forgotten
+it, the slot is given to another. Bit i of a bitmask and element i of a column belong to slot i. Columns are written by one owner
+(`pool.state.PoolState`) on the event loop and read between two writes; readers never write them and never keep them over an await.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epp.model.endpoint import Endpoint
+from epp.model.match import BoolColumn, FloatColumn, IntColumn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """One array per fact, all of the same length (the slot capacity). Empty slots hold zeros."""
+
+    live: BoolColumn
+    """The slot has an endpoint that may be picked."""
+    role: NDArray[np.int64]
+    """Bits of `model.endpoint.Role`."""
+    waiting: FloatColumn
+    """Scraped: requests queued in the engine."""
+    running: FloatColumn
+    """Scraped: requests being decoded or prefilled."""
+    kv_usage: FloatColumn
+    """Scraped: share of the KV cache in use, 0..1."""
+    scraped_s: FloatColumn
+    """When the scraped values were read, monotonic seconds; -inf means never."""
+    capacity_tokens: FloatColumn
+    """Tokens the engine's KV cache holds, as it reports; 0 means unknown."""
+    block_tokens: IntColumn
+    """Tokens of one engine block, as it reports; 0 means unknown."""
+    requests: IntColumn
+    """Ours: requests sent there and not yet over."""
+    tokens: FloatColumn
+    """Ours: uncached prompt tokens of those requests."""
+    backlog: FloatColumn
+    """Ours: uncached prompt tokens of requests whose first token has not come, the head of the queue not yet drained."""
+    backlog_count: IntColumn
+    """Ours: how many requests `backlog` stands for."""
+    head_tokens: FloatColumn
+    """Ours: `own` of the request at the head of the prefill queue; 0 when there is none."""
+    head_since_s: FloatColumn
+    """Ours: when that request became the head, monotonic seconds."""
+    rate: FloatColumn
+    """Ours: prefill rate learned from first tokens, tokens per second, already cut by its safety factor; never 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The pool between two changes of membership, with live columns.
+
+    The object is replaced when membership or labels change (`version` goes up); numbers inside the columns move all the time.
+    """
+
+    version: int
+    endpoints: tuple[Endpoint | None, ...]
+    """By slot; None for an empty slot."""
+    slots: IntColumn
+    """The slots that are live, ascending."""
+    columns: Columns
+    by_authority: Mapping[str, int]
+    """`ip:port` -> slot."""
+    by_address: Mapping[str, tuple[int, ...]]
+    """bare `ip` -> slots."""
+    adapters: Mapping[str, tuple[int, int]]
+    """LoRA adapter name -> (bitmask of slots where it runs, bitmask where it waits)."""
+    adapter_room: int
+    """Bitmask of slots that have a free adapter place."""
+    utilization_ratio: float = 0.0
+    """Share of the last seconds in which the endpoints had prefill backlog, mean over the pool, 0..0.9."""
