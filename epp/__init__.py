@@ -1,0 +1,1 @@
+"""An endpoint picker for LLM inference behind Envoy."""

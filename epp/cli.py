@@ -1,4 +1,5 @@
-"""placeholder"""
+"""The command line."""
 
 
-def main() -> None: ...
+def main() -> None:
+    """Run the command line."""

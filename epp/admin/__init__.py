@@ -1,0 +1,1 @@
+"""The HTTP port for people and Prometheus: metrics, health, decisions."""

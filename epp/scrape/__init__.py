@@ -1,0 +1,1 @@
+"""What the model servers tell us: metrics pages, polled, and KV events, subscribed."""

@@ -1,0 +1,1 @@
+"""What we tell the world about ourselves: exported series, logs, health, score sheets as text."""

@@ -1,0 +1,1 @@
+"""Prefix producers: the plugins that make a strategy, one a module."""
