@@ -31,7 +31,7 @@ class StreamHandler(Protocol):
         """Take one message. May call the outlet at once or later."""
 
     def end(self) -> None:
-        """The stream is over: half-closed by the peer, cancelled, reset, or the server stops. Called exactly once, whichever it was."""
+        """The stream is over: half-closed by the peer, cancelled, reset, or the server stops. Called exactly once."""
 
 
 Accept = Callable[[Outlet], StreamHandler]

@@ -1,1 +1,1 @@
-"""Who holds how much of a prompt: three strategies that answer the same question, and the chain that asks them. Pure: no clock, no I/O."""
+"""Who holds how much of a prompt: three strategies with one question, and the chain that asks them. No clock, no I/O."""

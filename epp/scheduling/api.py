@@ -14,7 +14,8 @@ A scorer of your own:
         def score(self, request: InferenceRequest, view: View) -> FloatColumn:
             return 1.0 - np.minimum(view.waiting / self.depth_max, 1.0)
 
-registered in your package's pyproject.toml under `[project.entry-points."epp.plugins"]` as `short-queue-scorer = "mine:ShortQueueScorer"`.
+registered in your package's pyproject.toml, under `[project.entry-points."epp.plugins"]`, as
+`short-queue-scorer = "mine:ShortQueueScorer"`.
 """
 
 from __future__ import annotations
