@@ -6,7 +6,8 @@ it, the slot is given to another. Bit i of a bitmask and element i of a column b
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,8 @@ class Columns:
     """Ours: uncached prompt tokens of requests whose first token has not come, the head of the queue not yet drained."""
     backlog_count: IntColumn
     """Ours: how many requests `backlog` stands for."""
+    foreign: FloatColumn
+    """Requests seen waiting at the last scrape beyond those `backlog_count` then stood for, as average prompts, in tokens."""
     head_tokens: FloatColumn
     """Ours: `own` of the request at the head of the prefill queue; 0 when there is none."""
     head_since_s: FloatColumn
@@ -51,7 +54,7 @@ class Columns:
     """Ours: prefill rate learned from first tokens, tokens per second, already cut by its safety factor; never 0."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Snapshot:
     """The pool between two changes of membership, with live columns.
 
@@ -74,3 +77,5 @@ class Snapshot:
     """Bitmask of slots that have a free adapter place."""
     utilization_ratio: float = 0.0
     """Share of the last seconds in which the endpoints had prefill backlog, mean over the pool, 0..0.9."""
+    memo: dict[object, Any] = field(default_factory=dict)
+    """Columns derived from labels and roles, by whoever derives them; lives as long as the membership they were derived from."""
