@@ -54,11 +54,13 @@ class Columns:
     """Ours: prefill rate learned from first tokens, tokens per second, already cut by its safety factor; never 0."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Snapshot:
-    """The pool between two changes of membership, with live columns.
+    """The pool between two changes of membership, with live numbers.
 
-    The object is replaced when membership or labels change (`version` goes up); numbers inside the columns move all the time.
+    The object is replaced when membership or labels change (`version` goes up). Between two replacements it is the same object, equal
+    only to itself, so that a cache can be keyed by it. What is marked *live* below, and every element of the columns, moves all the
+    time: the pool's owner writes it in place, nobody else does.
     """
 
     version: int
@@ -72,10 +74,10 @@ class Snapshot:
     by_address: Mapping[str, tuple[int, ...]]
     """bare `ip` -> slots."""
     adapters: Mapping[str, tuple[int, int]]
-    """LoRA adapter name -> (bitmask of slots where it runs, bitmask where it waits)."""
+    """Live: LoRA adapter name -> (bitmask of slots where it runs, bitmask where it waits)."""
     adapter_room: int
-    """Bitmask of slots that have a free adapter place."""
+    """Live: bitmask of slots that have a free adapter place."""
     utilization_ratio: float = 0.0
-    """Share of the last seconds in which the endpoints had prefill backlog, mean over the pool, 0..0.9."""
-    memo: dict[object, Any] = field(default_factory=dict)
-    """Columns derived from labels and roles, by whoever derives them; lives as long as the membership they were derived from."""
+    """Live: share of the last seconds in which the endpoints had prefill backlog, mean over the pool, 0..0.9."""
+    average_own: float = 0.0
+    """Live: uncached prompt tokens of a request, running mean over the pool; 0 before the first."""
