@@ -17,9 +17,9 @@ class Role(IntFlag):
     ENCODE = 4
 
 
-# Values of the role label. A missing label means "serves whole requests".
+# Values of the role label. An unlabelled endpoint serves whole requests; in a split fleet that makes it a decoder.
 ROLES: Mapping[str, Role] = {
-    "": Role.PREFILL | Role.DECODE,
+    "": Role.DECODE,
     "both": Role.PREFILL | Role.DECODE,
     "prefill-decode": Role.PREFILL | Role.DECODE,
     "prefill": Role.PREFILL,

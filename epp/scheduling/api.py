@@ -98,6 +98,23 @@ class View:
         return self.take(self.snapshot.columns.tokens)
 
     @property
+    def backlog(self) -> FloatColumn:
+        """Prefill tokens still ahead of a request sent there now: ours, less what the head has drained, plus what others sent."""
+        columns = self.snapshot.columns
+        drained = np.minimum(columns.head_tokens, columns.rate * (self.now_s - columns.head_since_s))
+        return self.take(columns.backlog - drained + columns.foreign)
+
+    @property
+    def decoding(self) -> FloatColumn:
+        """Requests we sent there whose first token has come."""
+        return self.take((self.snapshot.columns.requests - self.snapshot.columns.backlog_count).astype(np.float64))
+
+    @property
+    def rate(self) -> FloatColumn:
+        """Learned prefill rate, tokens per second, never 0."""
+        return self.take(self.snapshot.columns.rate)
+
+    @property
     def role(self) -> IntColumn:
         """Bits of `model.endpoint.Role`."""
         return self.take(self.snapshot.columns.role)

@@ -1,0 +1,67 @@
+"""`label-selector-filter`: keeps endpoints whose labels match a Kubernetes label selector."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from epp.errors import ConfigError
+from epp.model.match import BoolColumn
+from epp.model.request import InferenceRequest
+from epp.scheduling.api import Filter, View
+
+
+class Requirement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    """One `matchExpressions` entry."""
+
+    key: Annotated[str, Meta(min_length=1, description="Label name.")]
+    operator: Annotated[Literal["In", "NotIn", "Exists", "DoesNotExist"], Meta(description="How the label is compared.")]
+    values: Annotated[tuple[str, ...], Meta(description="Values for In and NotIn; empty for the others.")] = ()
+
+    def holds(self, labels: Mapping[str, str]) -> bool:
+        """Return whether the labels satisfy it. As in Kubernetes, `NotIn` holds where the label is missing."""
+        match self.operator:
+            case "In":
+                return labels.get(self.key) in self.values
+            case "NotIn":
+                return labels.get(self.key) not in self.values
+            case "Exists":
+                return self.key in labels
+            case "DoesNotExist":
+                return self.key not in labels
+
+
+class LabelSelectorFilter(Filter, frozen=True):
+    """Keeps endpoints that have all of `matchLabels` and satisfy all of `matchExpressions`."""
+
+    match_labels: Annotated[dict[str, str], Meta(description="Labels an endpoint must have, with these values.")] = msgspec.field(
+        default_factory=dict
+    )
+    match_expressions: Annotated[tuple[Requirement, ...], Meta(description="Further requirements, all of which must hold.")] = ()
+
+    def check(self) -> None:
+        """Refuse a selector that keeps everybody, and operators with the wrong number of values."""
+        if not self.match_labels and not self.match_expressions:
+            raise ConfigError("needs matchLabels or matchExpressions")
+        for index, requirement in enumerate(self.match_expressions):
+            if (requirement.operator in ("In", "NotIn")) != bool(requirement.values):
+                raise ConfigError(
+                    "In and NotIn need values, Exists and DoesNotExist take none", f"matchExpressions[{index}].values"
+                )
+
+    def keep(self, request: InferenceRequest, view: View) -> BoolColumn:
+        """Return which candidates the selector matches. Cost: one gather; labels are read once per change of membership."""
+        known = view.snapshot.memo.get(id(self))
+        if known is None:
+            column = np.array([one is not None and self.selects(one.labels) for one in view.snapshot.endpoints], dtype=np.bool_)
+            # Holding on to the filter keeps its id from being given to another as long as the memo lives.
+            known = view.snapshot.memo[id(self)] = (self, column)
+        return view.take(known[1])
+
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        """Return whether a set of labels matches."""
+        return all(labels.get(key) == value for key, value in self.match_labels.items()) and all(
+            requirement.holds(labels) for requirement in self.match_expressions
+        )

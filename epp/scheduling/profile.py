@@ -1,0 +1,64 @@
+"""A profile: filters in order, scorers with weights, one picker. Runs in one synchronous stretch and leaves its evidence behind."""
+
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+
+from epp.errors import Overloaded
+from epp.model.decision import FilterStep, ScoreSheet, ScoreStep
+from epp.model.match import IntColumn
+from epp.model.request import InferenceRequest
+from epp.scheduling.api import Filter, Picker, Scorer, View
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """How one kind of request is scheduled.
+
+    Scores are clamped to 0..1, multiplied by their weight and added; the sum is not divided by the weights, as in the reference.
+    """
+
+    name: str
+    filters: tuple[tuple[str, Filter], ...] = ()
+    scorers: tuple[tuple[str, float, Scorer], ...] = ()
+    picker: Picker
+
+    def run(self, request: InferenceRequest, view: View, random: Random) -> tuple[IntColumn, ScoreSheet]:
+        """Return the picked slots, the choice first and then the fallbacks, and the sheet that explains them.
+
+        Raises:
+            Overloaded: a filter left nobody.
+
+        Cost: a few microseconds per plugin, whatever the number of candidates.
+        """
+        left, steps = self._filter(request, view)
+        scores: list[ScoreStep] = []
+        totals = np.zeros(len(left))
+        for name, weight, scorer in self.scorers:
+            values = np.clip(scorer.score(request, left), 0.0, 1.0)
+            totals += values if weight == 1.0 else weight * values
+            scores.append(ScoreStep(name=name, weight=weight, slots=left.slots, values=values))
+        picked = left.slots[self.picker.pick(totals, random)]
+        sheet = ScoreSheet(
+            profile=self.name,
+            slots=left.slots,
+            totals=totals,
+            endpoints=view.snapshot.endpoints,
+            candidates=view.slots,
+            filters=steps,
+            scores=scores,
+            match=view.match(),
+            ages_s=left.age_s,
+        )
+        return picked, sheet
+
+    def _filter(self, request: InferenceRequest, view: View) -> tuple[View, list[FilterStep]]:
+        steps: list[FilterStep] = []
+        for name, plugin in self.filters:
+            before = view.slots
+            view = view.narrow(plugin.keep(request, view))
+            steps.append(FilterStep(name=name, before=before, after=view.slots))
+            if not len(view):
+                raise Overloaded(f"no endpoints available for the given request ({name} left none)", reason="rejected-saturated")
+        return view, steps
