@@ -81,3 +81,5 @@ class Snapshot:
     """Live: share of the last seconds in which the endpoints had prefill backlog, mean over the pool, 0..0.9."""
     average_own: float = 0.0
     """Live: uncached prompt tokens of a request, running mean over the pool; 0 before the first."""
+    memo: dict[object, Any] = field(default_factory=dict)
+    """Columns derived from labels and roles, by whoever derives them; lives as long as the membership they were derived from."""
