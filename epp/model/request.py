@@ -1,8 +1,9 @@
 """One request, as parsed: what the strategies and scorers may know of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 
 class Api(Enum):
@@ -30,6 +31,16 @@ class RequestHead:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Chat:
+    """What a chat template renders, as plain decoded JSON. Other APIs are brought into the chat completions form."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None = None
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    """`chat_template_kwargs` of the request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceRequest:
     """A parsed request.
 
@@ -49,10 +60,14 @@ class InferenceRequest:
     stream: bool = False
     max_tokens: int | None = None
     priority: int = 0
+    """As the body says it, in the engine's order: lower is served first."""
     media_tokens: int = 0
     """Estimated prompt tokens of images and other media, which `prompt` holds only as a digest."""
-    chat: object | None = None
-    """The decoded messages and tools, for a tokenizer with a chat template; None where the API has none."""
+    chat: Callable[[], Chat] | None = None
+    """Decodes messages and tools, for a tokenizer with a chat template; None where the API has none.
+
+    A call decodes the whole body again, so only who needs it calls it, once; it raises TokenizeError and may run in a thread.
+    """
     model_span: tuple[int, int] | None = None
     """Where the value of `model`, quotes included, stands in the body; filled when it has to be replaced."""
 
