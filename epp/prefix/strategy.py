@@ -4,13 +4,12 @@ The director prepares a request once per strategy (hash its blocks), matches it 
 strategy where the request went, also those that did not answer, so that switching strategies never starts cold.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
-from epp.model.decision import Usage
-from epp.model.match import Match
+from epp.model.decision import Decision, Usage
+from epp.model.match import IntColumn, Match
 from epp.model.request import InferenceRequest
 from epp.model.snapshot import Snapshot
 
@@ -45,6 +44,10 @@ class Size:
     tokens: int = 0
 
 
+Keys = Any
+"""What `prepare` made of a request; handed back to the strategy that made it, opaque to everybody else."""
+
+
 class Strategy(Protocol):
     """One source of knowledge about who holds which prefix."""
 
@@ -55,17 +58,28 @@ class Strategy(Protocol):
     def health(self) -> Health:
         """How it is right now; cheap, asked for every request."""
 
-    def prepare(self, request: InferenceRequest) -> Sequence[int]:
-        """Return the keys of the prompt's blocks, head first; empty when the request has nothing to match on."""
+    def prepare(self, request: InferenceRequest) -> Keys:
+        """Return the keys of the prompt; made once per request, used by `match` and every `record` of it."""
 
-    def match(self, keys: Sequence[int], request: InferenceRequest, snapshot: Snapshot) -> Match | None:
-        """Return what every slot holds, or None when it knows nothing of this prompt."""
+    def match(self, keys: Keys, request: InferenceRequest, snapshot: Snapshot, slots: IntColumn) -> Match | None:
+        """Return what every slot holds, or None when it knows nothing of this prompt.
 
-    def record(self, keys: Sequence[int], request: InferenceRequest, slot: int, now_s: float) -> None:
-        """The request was sent to `slot`."""
+        Args:
+            keys: what `prepare` returned.
+            request: the request they were made of.
+            snapshot: the pool.
+            slots: the candidates, ascending. The answer is a column over all slots; values of others than these are never used.
+        """
 
-    def learn(self, request: InferenceRequest, slot: int, matched_tokens: float, usage: Usage) -> None:
-        """The model server reported what it really had cached."""
+    def record(self, keys: Keys, request: InferenceRequest, snapshot: Snapshot, slot: int, now_s: float) -> None:
+        """Note that the request was sent to `slot`, whoever decided so."""
+
+    def learn(self, decision: Decision, usage: Usage) -> None:
+        """Take what the model server reported it really had cached.
+
+        Called when the endpoint that was decided on is the one that answered, and is still in its slot. `decision.strategy` says
+        whose belief `decision.matched_tokens` is.
+        """
 
     def forget(self, slot: int) -> None:
         """The endpoint in `slot` has gone or lost its cache. The slot may be given to another at once."""
