@@ -1,0 +1,184 @@
+"""The flags of `epp serve`: the reference's names and defaults, so that its deployments carry over.
+
+A boolean flag may be given bare, as `--flag=false` or as `--flag false`; a duration as `50ms`, `30s`, `2m`; a size as `10MiB`.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from epp.errors import ConfigError
+
+KUBERNETES_ONLY = (
+    "pool-name",
+    "pool-namespace",
+    "pool-group",
+    "endpoint-selector",
+    "endpoint-target-ports",
+    "ha-enable-leader-election",
+    "metrics-endpoint-auth",
+)
+"""Accepted, and said to have no effect beside a file-listed pool."""
+
+WITHOUT_EFFECT = (
+    "refresh-prometheus-metrics-interval",
+    "metrics-staleness-threshold",
+    "tracing",
+    "enable-pprof",
+    "enable-grpc-stream-metrics",
+    "tls-cipher-suites",
+    "metrics-client-ca-file",
+    "metrics-cert-dir",
+    "grpc-max-send-msg-size",
+    "zap-encoder",
+    "zap-log-level",
+    "zap-devel",
+    "zap-stacktrace-level",
+    "zap-time-encoding",
+)
+"""Flags of the reference whose subject does not exist here; accepted, and said to have no effect."""
+
+REFRESH_S_MIN = 0.05
+"""As the reference: an endpoint is never scraped more often than this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """What `epp serve` was asked for. Ports of 0 are chosen by the system and printed."""
+
+    config_file: Path | None = None
+    config_text: str | None = None
+    grpc_port: int = 9002
+    grpc_health_port: int = 9003
+    metrics_port: int = 9090
+    bind: str = "0.0.0.0"
+    secure_serving: bool = True
+    cert_path: Path | None = None
+    enable_cert_reload: bool = False
+    tls_min_version: str = ""
+    health_checking: bool = True
+    refresh_metrics_interval_s: float = REFRESH_S_MIN
+    drain_timeout_s: float = 30.0
+    emit_endpoint_scores: bool = False
+    disable_endpoint_subset_filter: bool = False
+    allow_experimental_plugins: bool = False
+    grpc_max_recv_msg_bytes: int = -1
+    verbosity: int = 2
+    log_format: str = "json"
+    ignored: tuple[str, ...] = ()
+    """Flags given that have no effect here."""
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a duration such as `1m30s`, `50ms` or plain `2` (seconds)."""
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6}
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    parts = re.findall(r"(\d+(?:\.\d+)?)(h|ms|us|m|s)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 50ms, 30s or 1m30s")
+    return sum(float(number) * units[unit] for number, unit in parts)
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of a size such as `10MiB`, `25MB` or plain `4194304`; empty or `-1` means no limit."""
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+    if text in ("", "-1"):
+        return -1
+    found = re.fullmatch(r"(\d+)\s*([A-Za-z]*)", text)
+    if found is None or found[2].upper() not in units:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 10MiB")
+    return int(found[1]) * units[found[2].upper()]
+
+
+def parse_flag(text: str) -> bool:
+    """Return the truth of a boolean flag's value."""
+    values = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return values[text.lower()]
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+    return int(text)
+
+
+def _verbosity(text: str) -> int:
+    number = text.removeprefix("=")
+    if not number.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a verbosity, 0 to 5")
+    return int(number)
+
+
+def add_serve_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags to a parser."""
+    default = ServeOptions()
+    flag = {"type": parse_flag, "nargs": "?", "const": True, "metavar": "BOOL"}
+    config = parser.add_argument_group("configuration")
+    config.add_argument("--config-file", type=Path, metavar="FILE", help="an EndpointPickerConfig")
+    config.add_argument("--config-text", metavar="YAML", help="the same, inline")
+    config.add_argument("--allow-experimental-plugins", **flag, default=False, help="admit plugins marked experimental")
+    ports = parser.add_argument_group("ports")
+    ports.add_argument("--grpc-port", type=_port, default=default.grpc_port, help="ext_proc (%(default)s)")
+    ports.add_argument("--grpc-health-port", type=_port, default=default.grpc_health_port, help="gRPC health (%(default)s)")
+    ports.add_argument("--metrics-port", type=_port, default=default.metrics_port, help="metrics and decisions (%(default)s)")
+    ports.add_argument("--bind", default=default.bind, metavar="ADDRESS", help="address of all three (%(default)s)")
+    ports.add_argument("--health-checking", **flag, default=True, help="serve gRPC health on the ext_proc port too (true)")
+    ports.add_argument("--grpc-max-recv-msg-size", type=parse_size, default=-1, metavar="SIZE", help="such as 10MiB (no limit)")
+    tls = parser.add_argument_group("TLS")
+    tls.add_argument("--secure-serving", **flag, default=True, help="TLS on the ext_proc port (true)")
+    tls.add_argument("--cert-path", type=Path, metavar="DIR", help="directory of tls.crt and tls.key (self-signed without)")
+    tls.add_argument("--enable-cert-reload", **flag, default=False, help="read the certificate again when it changes")
+    tls.add_argument("--tls-min-version", default="", metavar="VERSION", help="VersionTLS12 or VersionTLS13")
+    running = parser.add_argument_group("running")
+    running.add_argument(
+        "--refresh-metrics-interval", type=parse_duration, default=0.05, metavar="TIME", help="of busy endpoints (50ms)"
+    )
+    running.add_argument("--drain-timeout", type=parse_duration, default=30.0, metavar="TIME", help="served on after SIGTERM (30s)")
+    running.add_argument("--emit-endpoint-scores", **flag, default=False, help="put every candidate's score in the metadata")
+    running.add_argument("--disable-endpoint-subset-filter", **flag, default=False, help="ignore the gateway's subset hint")
+    running.add_argument(
+        "-v", "--v", type=_verbosity, default=2, metavar="N", help="0 errors, 1 warnings, 2 info, 4 debug (%(default)s)"
+    )
+    running.add_argument("--log-format", choices=("json", "text"), default="json", help="(%(default)s)")
+    for name in (*KUBERNETES_ONLY, *WITHOUT_EFFECT):
+        parser.add_argument(f"--{name}", nargs="?", const="true", help=argparse.SUPPRESS)
+
+
+def read_serve_flags(arguments: argparse.Namespace) -> ServeOptions:
+    """Return the options of parsed arguments.
+
+    Raises:
+        ConfigError: two flags contradict each other.
+    """
+    if arguments.config_file is not None and arguments.config_text is not None:
+        raise ConfigError("--config-file and --config-text exclude each other")
+    given: Sequence[str] = [
+        name for name in (*KUBERNETES_ONLY, *WITHOUT_EFFECT) if getattr(arguments, name.replace("-", "_")) is not None
+    ]
+    return ServeOptions(
+        config_file=arguments.config_file,
+        config_text=arguments.config_text,
+        grpc_port=arguments.grpc_port,
+        grpc_health_port=arguments.grpc_health_port,
+        metrics_port=arguments.metrics_port,
+        bind=arguments.bind,
+        secure_serving=arguments.secure_serving,
+        cert_path=arguments.cert_path,
+        enable_cert_reload=arguments.enable_cert_reload,
+        tls_min_version=arguments.tls_min_version,
+        health_checking=arguments.health_checking,
+        refresh_metrics_interval_s=max(REFRESH_S_MIN, arguments.refresh_metrics_interval),
+        drain_timeout_s=arguments.drain_timeout,
+        emit_endpoint_scores=arguments.emit_endpoint_scores,
+        disable_endpoint_subset_filter=arguments.disable_endpoint_subset_filter,
+        allow_experimental_plugins=arguments.allow_experimental_plugins,
+        grpc_max_recv_msg_bytes=arguments.grpc_max_recv_msg_size,
+        verbosity=arguments.v,
+        log_format=arguments.log_format,
+        ignored=tuple(given),
+    )
