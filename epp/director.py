@@ -2,20 +2,117 @@
 
 The pump of a stream calls it: `schedule` once the request is whole, `first_token` when the first byte of the answer's body passes,
 `finish` exactly once whatever way the stream ended. Nothing here knows protobuf, gRPC or Envoy's phases.
+
+Everything from the match to the reservation happens in one synchronous stretch: two requests that arrive together cannot both see
+the endpoint idle. The only thing that is ever waited for is a tokenizer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Protocol
 
-from epp.errors import RequestError
+from epp.errors import NoEndpoint, RequestError
 from epp.model.decision import Decision, Outcome
-from epp.model.request import RequestHead
+from epp.model.match import Match
+from epp.model.request import Api, InferenceRequest, RequestHead, prompt_tokens
+from epp.model.snapshot import Snapshot
+from epp.parsers.model_span import find_model_span
+from epp.parsers.select import Parsers
+from epp.pool.outliers import Outliers
+from epp.pool.state import PoolState
+from epp.prefix.strategy import Strategy
+from epp.scheduling.api import ProfileHandler, View
+from epp.scheduling.profile import Profile
+
+REWRITE_HEADERS = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
 
 Answer = Callable[[Decision | RequestError], None]
 Cancel = Callable[[], None]
+Tokens = tuple[int, ...] | None
+
+
+class Tokenizer(Protocol):
+    """Turns a prompt into token ids off the event loop."""
+
+    def encode(self, request: InferenceRequest, done: Callable[[Tokens], None]) -> Cancel:
+        """Call `done` later, on the event loop, with the ids, or with None when they could not be had in time; unless cancelled."""
+
+
+class Observer(Protocol):
+    """Who is told what happens, for series, logs and the ring of decisions. Called on the request path: must be quick."""
+
+    def decided(self, decision: Decision, *, duration_s: float, body_bytes: int) -> None:
+        """A request was given an endpoint."""
+
+    def rejected(self, head: RequestHead, error: RequestError) -> None:
+        """A request was answered by the picker itself."""
+
+    def finished(self, decision: Decision, outcome: Outcome, *, ttft_s: float | None, duration_s: float) -> None:
+        """A request is over. `ttft_s` is None when no first token was seen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routing:
+    """What a configuration comes to: how requests are scheduled, and by what knowledge. Replaced as a whole."""
+
+    profiles: Mapping[str, Profile]
+    handler: ProfileHandler
+    strategies: Mapping[str, Strategy]
+    """By producer name. All of them learn from every request."""
+    default: str = ""
+    """Name of the producer that scorers mean when they name none; empty when there is none."""
+    tokenizer: Tokenizer | None = None
+    """Asked when a strategy needs token ids and the request does not carry them."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Flight:
+    """A request on its way."""
+
+    decision: Decision
+    keys: Mapping[str, object]
+    first_token_s: float | None = None
 
 
 class Director:
-    """Decides where requests go, and keeps account of what became of them."""
+    """Decides where requests go, and keeps account of what became of them.
+
+    Args:
+        routing: the configuration in force; assign `routing` to swap it between two requests.
+        pool: who the endpoints are, and what is on its way to them.
+        parsers: body to request.
+        observer: who is told.
+        clock: monotonic seconds.
+        random: for ties and draws.
+    """
+
+    def __init__(
+        self,
+        *,
+        routing: Routing,
+        pool: PoolState,
+        parsers: Parsers,
+        observer: Observer,
+        clock: Callable[[], float],
+        random: Random,
+    ) -> None:
+        self.routing = routing
+        self._pool = pool
+        self._ledger = pool.ledger
+        self._outliers = Outliers()
+        self._parsers = parsers
+        self._observer = observer
+        self._clock = clock
+        self._random = random
+        self._flights: dict[int, _Flight] = {}
+        """By reservation; bounded by the ledger, which refuses to book more than its `requests_max`."""
+        pool.on_forget(self._forget)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that were given an endpoint and are not over."""
+        return len(self._flights)
 
     def schedule(self, head: RequestHead, body: bytes | None, answer: Answer) -> Cancel | None:
         """Decide where a request goes.
@@ -29,12 +126,131 @@ class Director:
         Returns:
             A function that gives up the wait, or None when `answer` has already been called.
         """
-        raise NotImplementedError
+        start_s = self._clock()
+        size = len(body) if body is not None else 0
+        try:
+            request = self._read(head, body)
+        except RequestError as error:
+            self._refuse(head, error, answer)
+            return None
+        tokenizer = self.routing.tokenizer
+        if tokenizer is None or request.token_ids is not None or not request.prompt:
+            self._answer(request, start_s, size, answer)
+            return None
+
+        def go_on(tokens: Tokens) -> None:
+            self._answer(request if tokens is None else replace(request, token_ids=tokens), start_s, size, answer)
+
+        return tokenizer.encode(request, go_on)
 
     def first_token(self, decision: Decision) -> None:
-        """The first byte of the response body has come."""
-        raise NotImplementedError
+        """Note that the first byte of the response body has come."""
+        flight = self._flights.get(decision.reservation)
+        if flight is not None and flight.first_token_s is None:
+            flight.first_token_s = self._clock()
+            self._ledger.first_token(decision.reservation, flight.first_token_s)
 
     def finish(self, decision: Decision, outcome: Outcome) -> None:
-        """The request is over; called exactly once per decision."""
-        raise NotImplementedError
+        """Account for the end of a request. Safe to call twice: the second call does nothing."""
+        flight = self._flights.pop(decision.reservation, None)
+        if flight is None:
+            return
+        now_s = self._clock()
+        if outcome.end == "released":
+            self._ledger.released(decision.reservation, now_s)
+        else:
+            self._ledger.release(decision.reservation, now_s)
+        self._learn(flight, outcome, now_s)
+        ttft_s = None if flight.first_token_s is None else flight.first_token_s - decision.at_s
+        self._observer.finished(decision, outcome, ttft_s=ttft_s, duration_s=now_s - decision.at_s)
+
+    def _read(self, head: RequestHead, body: bytes | None) -> InferenceRequest:
+        """Return the parsed request, its model rewritten if a header asks for it."""
+        if body is None:
+            return InferenceRequest(head=head, api=Api.PASSTHROUGH)
+        request = self._parsers.parse(head, body)
+        for name in REWRITE_HEADERS:
+            target = head.headers.get(name)
+            if target and request.model and target != request.model:
+                return replace(request, target_model=target, model_span=find_model_span(body))
+        return request
+
+    def _answer(self, request: InferenceRequest, start_s: float, size: int, answer: Answer) -> None:
+        try:
+            decision = self._decide(request)
+        except RequestError as error:
+            self._refuse(request.head, error, answer)
+            return
+        self._observer.decided(decision, duration_s=self._clock() - start_s, body_bytes=size)
+        answer(decision)
+
+    def _refuse(self, head: RequestHead, error: RequestError, answer: Answer) -> None:
+        self._observer.rejected(head, error)
+        answer(error)
+
+    def _decide(self, request: InferenceRequest) -> Decision:
+        """Match, schedule and reserve, with nothing in between that could let another request in."""
+        routing, now_s = self.routing, self._clock()
+        self._ledger.advance(now_s)
+        snapshot = self._pool.snapshot()
+        slots = self._outliers.narrow(self._pool.candidates(snapshot, request.head.subset), now_s)
+        if not len(slots):
+            raise NoEndpoint("failed to find endpoint candidates for serving the request", reason="rejected-no-endpoints")
+        keys = {name: strategy.prepare(request) for name, strategy in routing.strategies.items()}
+        matches: dict[str, Match | None] = {
+            name: strategy.match(keys[name], request, snapshot, slots) for name, strategy in routing.strategies.items()
+        }
+        matches[""] = found = matches.get(routing.default)
+        profile = routing.profiles[routing.handler.choose(request, tuple(routing.profiles))]
+        picked, sheet = profile.run(request, View(snapshot, slots, matches, now_s), self._random)
+        slot = int(picked[0])
+        total = prompt_tokens(request)
+        matched = 0.0 if found is None else min(float(found.tokens[slot]), total)
+        reservation = self._ledger.reserve(slot, max(1.0, total - matched), now_s)
+        for name, strategy in routing.strategies.items():
+            strategy.record(keys[name], request, snapshot, slot, now_s)
+        endpoint, *fallbacks = [one for index in picked if (one := snapshot.endpoints[index]) is not None]
+        decision = Decision(
+            request=request,
+            endpoint=endpoint,
+            slot=slot,
+            fallbacks=tuple(fallbacks),
+            sheet=sheet,
+            strategy="" if found is None else found.source,
+            matched_tokens=matched,
+            prompt_tokens=total,
+            reservation=reservation,
+            at_s=now_s,
+        )
+        self._flights[reservation] = _Flight(decision=decision, keys=keys)
+        return decision
+
+    def _learn(self, flight: _Flight, outcome: Outcome, now_s: float) -> None:
+        """Tell the strategies who really answered, what was really cached, and the pool who did not answer at all."""
+        decision, snapshot = flight.decision, self._pool.snapshot()
+        if snapshot.endpoints[decision.slot] is not decision.endpoint:
+            return  # it has left the pool; the slot may be another's by now
+        slot = self._served_slot(decision, outcome, snapshot)
+        if outcome.end == "local-reply":
+            self._outliers.failed(decision.slot, now_s)
+            return
+        if outcome.status:
+            self._outliers.answered(slot)
+        for name, strategy in self.routing.strategies.items():
+            if name not in flight.keys:
+                continue
+            if slot != decision.slot:
+                strategy.record(flight.keys[name], decision.request, snapshot, slot, now_s)
+            elif outcome.usage is not None and outcome.usage.cached_tokens is not None:
+                strategy.learn(decision, outcome.usage)
+
+    def _forget(self, slot: int) -> None:
+        """The owner of a slot has gone or lost its cache: nobody may take the next one for it."""
+        self._outliers.answered(slot)
+        for strategy in self.routing.strategies.values():
+            strategy.forget(slot)
+
+    @staticmethod
+    def _served_slot(decision: Decision, outcome: Outcome, snapshot: Snapshot) -> int:
+        """Return the slot that answered, as the gateway reports it, else the one that was picked."""
+        return snapshot.by_authority.get(outcome.served, decision.slot) if outcome.served else decision.slot

@@ -114,33 +114,36 @@ def _verbosity(text: str) -> int:
     return int(number)
 
 
+def _boolean(group: argparse._ArgumentGroup, name: str, default: bool, help_text: str) -> None:
+    group.add_argument(name, type=parse_flag, nargs="?", const=True, default=default, metavar="BOOL", help=help_text)
+
+
 def add_serve_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags to a parser."""
     default = ServeOptions()
-    flag = {"type": parse_flag, "nargs": "?", "const": True, "metavar": "BOOL"}
     config = parser.add_argument_group("configuration")
     config.add_argument("--config-file", type=Path, metavar="FILE", help="an EndpointPickerConfig")
     config.add_argument("--config-text", metavar="YAML", help="the same, inline")
-    config.add_argument("--allow-experimental-plugins", **flag, default=False, help="admit plugins marked experimental")
+    _boolean(config, "--allow-experimental-plugins", False, "admit plugins marked experimental")
     ports = parser.add_argument_group("ports")
     ports.add_argument("--grpc-port", type=_port, default=default.grpc_port, help="ext_proc (%(default)s)")
     ports.add_argument("--grpc-health-port", type=_port, default=default.grpc_health_port, help="gRPC health (%(default)s)")
     ports.add_argument("--metrics-port", type=_port, default=default.metrics_port, help="metrics and decisions (%(default)s)")
     ports.add_argument("--bind", default=default.bind, metavar="ADDRESS", help="address of all three (%(default)s)")
-    ports.add_argument("--health-checking", **flag, default=True, help="serve gRPC health on the ext_proc port too (true)")
+    _boolean(ports, "--health-checking", True, "serve gRPC health on the ext_proc port too (true)")
     ports.add_argument("--grpc-max-recv-msg-size", type=parse_size, default=-1, metavar="SIZE", help="such as 10MiB (no limit)")
     tls = parser.add_argument_group("TLS")
-    tls.add_argument("--secure-serving", **flag, default=True, help="TLS on the ext_proc port (true)")
+    _boolean(tls, "--secure-serving", True, "TLS on the ext_proc port (true)")
     tls.add_argument("--cert-path", type=Path, metavar="DIR", help="directory of tls.crt and tls.key (self-signed without)")
-    tls.add_argument("--enable-cert-reload", **flag, default=False, help="read the certificate again when it changes")
+    _boolean(tls, "--enable-cert-reload", False, "read the certificate again when it changes")
     tls.add_argument("--tls-min-version", default="", metavar="VERSION", help="VersionTLS12 or VersionTLS13")
     running = parser.add_argument_group("running")
     running.add_argument(
         "--refresh-metrics-interval", type=parse_duration, default=0.05, metavar="TIME", help="of busy endpoints (50ms)"
     )
     running.add_argument("--drain-timeout", type=parse_duration, default=30.0, metavar="TIME", help="served on after SIGTERM (30s)")
-    running.add_argument("--emit-endpoint-scores", **flag, default=False, help="put every candidate's score in the metadata")
-    running.add_argument("--disable-endpoint-subset-filter", **flag, default=False, help="ignore the gateway's subset hint")
+    _boolean(running, "--emit-endpoint-scores", False, "put every candidate's score in the metadata")
+    _boolean(running, "--disable-endpoint-subset-filter", False, "ignore the gateway's subset hint")
     running.add_argument(
         "-v", "--v", type=_verbosity, default=2, metavar="N", help="0 errors, 1 warnings, 2 info, 4 debug (%(default)s)"
     )

@@ -1,0 +1,49 @@
+"""Endpoints that did not answer are passed over, longer each time, and forgiven at the first answer."""
+
+import numpy as np
+
+from epp.pool.outliers import LONGEST_S, Outliers
+
+POOL = np.array([0, 1, 2])
+
+
+def test_a_failure_passes_an_endpoint_over_for_a_second():
+    outliers = Outliers()
+    outliers.failed(1, 10.0)
+    assert outliers.narrow(POOL, 10.5).tolist() == [0, 2]
+    assert outliers.narrow(POOL, 11.0).tolist() == [0, 1, 2]
+
+
+def test_each_failure_in_a_row_doubles_the_wait_up_to_a_bound():
+    outliers, now_s, waits = Outliers(), 0.0, []
+    for _ in range(8):
+        outliers.failed(1, now_s)
+        end = now_s
+        while outliers.narrow(POOL, end).tolist() != [0, 1, 2]:
+            end += 0.5
+        waits.append(end - now_s)
+        now_s = end
+    assert waits == [1, 2, 4, 8, 16, LONGEST_S, LONGEST_S, LONGEST_S]
+
+
+def test_a_burst_of_failures_counts_once():
+    outliers = Outliers()
+    for _ in range(100):
+        outliers.failed(1, 10.0)
+    assert outliers.narrow(POOL, 11.0).tolist() == [0, 1, 2]
+
+
+def test_an_answer_clears_it():
+    outliers = Outliers()
+    outliers.failed(1, 10.0)
+    outliers.answered(1)
+    assert outliers.narrow(POOL, 10.1).tolist() == [0, 1, 2]
+    assert len(outliers) == 0
+
+
+def test_when_all_are_suspect_all_are_candidates():
+    outliers = Outliers()
+    for slot in range(3):
+        outliers.failed(slot, 10.0)
+    assert outliers.narrow(POOL, 10.1).tolist() == [0, 1, 2]
+    assert outliers.narrow(np.array([2]), 10.1).tolist() == [2]
