@@ -9,6 +9,7 @@
     ├── ConfigError             a file or flag is wrong; carries the path of the offending field
     ├── ProtocolError           the peer broke the ext_proc contract
     ├── WireError               bytes that are not the message they claim to be
+    ├── LaunchError             a process we start beside ours did not come up, or died
     └── TokenizeError           no tokens for this prompt; the strategy falls through
 
 `RequestError` is translated to an HTTP answer once, in the session; `ConfigError` to an exit code once, in the command line.
@@ -88,6 +89,10 @@ class ProtocolError(EppError):
 
 class WireError(EppError):
     """Bytes that do not decode to the message they claim to be."""
+
+
+class LaunchError(EppError):
+    """A process that should run beside ours did not start, did not get ready in time, or ended; carries the last of its output."""
 
 
 class TokenizeError(EppError):

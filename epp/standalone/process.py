@@ -1,0 +1,120 @@
+"""A child process whose output is kept as a bounded tail: shown when something goes wrong, silent when nothing does.
+
+The launcher of Envoy, `epp standalone` and the demo start their processes through it. It protects from pipes that fill up (a thread
+drains them), from logs without end (lines and their length are bounded) and from children that outlive a failed start.
+"""
+
+import os
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO
+
+from epp.errors import LaunchError
+
+TAIL_LINES_MAX = 400
+LINE_CHARS_MAX = 2000
+POLL_INTERVAL_S = 0.02
+
+
+class Child:
+    """A running process.
+
+    Args:
+        name: what it is called in messages.
+        command: program and arguments.
+        environment: variables added to ours.
+        show: called with every line as it comes, from the draining thread; None keeps quiet.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        show: Callable[[str], None] | None = None,
+    ) -> None:
+        self.name = name
+        self._show = show
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES_MAX)
+        try:
+            self._process = subprocess.Popen(  # noqa: S603  # our own command line, and no shell reads it
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                text=True,
+                errors="replace",
+            )
+        except OSError as error:
+            raise LaunchError(f"{name} cannot be started: {error}") from error
+        assert self._process.stdout is not None
+        self._drain = threading.Thread(target=self._read, args=(self._process.stdout,), name=f"{name}-output", daemon=True)
+        self._drain.start()
+
+    def _read(self, output: IO[str]) -> None:
+        """Take lines until the process closes its output."""
+        with output:
+            while line := output.readline(LINE_CHARS_MAX):
+                self._tail.append(line.rstrip("\n"))
+                if self._show is not None:
+                    self._show(line.rstrip("\n"))
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, negative for a signal; None while the process runs."""
+        return self._process.poll()
+
+    def tail(self) -> str:
+        """Return the last lines of standard output and error, together."""
+        return "\n".join(tuple(self._tail))
+
+    def signal(self, number: int) -> None:
+        """Send a signal; does nothing when the process has ended."""
+        self._process.send_signal(number)
+
+    def wait(self, timeout_s: float) -> int:
+        """Return the exit code once the process has ended by itself.
+
+        Raises:
+            LaunchError: it still runs after `timeout_s`.
+        """
+        try:
+            code = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise LaunchError(f"{self.name} still runs after {timeout_s:g} s\n{self.tail()}") from error
+        self._drain.join(timeout=1)
+        return code
+
+    def stop(self, grace_s: float = 5) -> int:
+        """Ask the process to end, make it end after `grace_s`, and return its exit code."""
+        self._process.terminate()
+        try:
+            return self.wait(grace_s)
+        except LaunchError:
+            self._process.kill()
+            return self.wait(grace_s)
+
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+        """Return once `condition` holds.
+
+        Raises:
+            LaunchError: the process ended first, or `timeout_s` passed; the message ends with the tail of its output.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if self.exit_code is not None:
+                self._drain.join(timeout=1)
+                raise LaunchError(f"{self.name} ended with code {self.exit_code} before {what}\n{self.tail()}")
+            if time.monotonic() > deadline:
+                raise LaunchError(f"{self.name}: {what} took more than {timeout_s:g} s\n{self.tail()}")
+            time.sleep(POLL_INTERVAL_S)
