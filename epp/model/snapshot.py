@@ -58,9 +58,9 @@ class Columns:
 class Snapshot:
     """The pool between two changes of membership, with live numbers.
 
-    The object is replaced when membership or labels change (`version` goes up). Between two replacements it is the same object, equal
-    only to itself, so that a cache can be keyed by it. What is marked *live* below, and every element of the columns, moves all the
-    time: the pool's owner writes it in place, nobody else does.
+    The object is replaced when membership or labels change (`version` goes up). Between two replacements it is the same object,
+    equal only to itself, so that a cache can be keyed by it. What is marked *live* below, and every element of the columns, moves
+    all the time: the pool's owner writes it in place, nobody else does.
     """
 
     version: int

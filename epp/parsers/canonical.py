@@ -105,13 +105,16 @@ class Canonical:
         self.chunks += (MEDIUM, kind, xxhash.xxh3_128_digest(memoryview(content)))
         self.media_tokens += tokens
 
-    def content(self, content: str | Sequence[Part] | None) -> None:
+    def content(self, content: str | Sequence[str | Part] | None) -> None:
         """Add a message's content, a string or parts."""
         if isinstance(content, str):
             self.chunks += (TEXT, content.encode())
         elif content is not None:
             for part in content:
-                self.part(part)
+                if isinstance(part, str):  # vLLM takes bare strings among the parts
+                    self.text(part)
+                else:
+                    self.part(part)
 
     def part(self, part: Part) -> None:
         """Add one part: its text, or digests of the media in it."""

@@ -14,7 +14,7 @@ class Message(msgspec.Struct, gc=False):
     """One message. Fields that templates render are read, all others are skipped."""
 
     role: str
-    content: str | list[Part] | None = None
+    content: str | list[str | Part] | None = None
     name: str | None = None
     tool_call_id: str | None = None
     tool_calls: msgspec.Raw = ABSENT

@@ -13,7 +13,7 @@ class Item(msgspec.Struct, gc=False):
 
     type: str = "message"
     role: str = ""
-    content: str | list[Part] | None = None
+    content: str | list[str | Part] | None = None
     name: str | None = None
     call_id: str | None = None
     arguments: str | None = None

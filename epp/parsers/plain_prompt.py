@@ -36,7 +36,10 @@ def read_prompt(prompt: PlainPrompt | None, missing: str) -> tuple[bytes, tuple[
     if kinds == {int}:
         return _ids(cast("list[int]", prompt))
     if kinds == {list}:
-        return _ids([token for tokens in cast("list[list[int]]", prompt) for token in tokens])
+        tokens = [token for tokens in cast("list[list[int]]", prompt) for token in tokens]
+        if not tokens:
+            raise BadRequest(missing)
+        return _ids(tokens)
     raise BadRequest("invalid request: a list is all texts, all token ids, or all lists of token ids")
 
 

@@ -1,7 +1,7 @@
 """Endpoints that did not answer: passed over for a while, and tried again.
 
 An engine that died looks idle: nothing in flight, nothing waiting, and the longest match of all it ever held. Until discovery
-notices, every request with that prefix would be sent to its death. So when the gateway reports that it got no answer, the endpoint is
+notices, every request with that prefix would be sent to its death. So when the gateway reports no answer, the endpoint is
 passed over for a second, then two, then four, as long as tries keep failing; one answer clears it. When all candidates are
 suspect, all are candidates: a guess is better than a refusal.
 """
@@ -38,7 +38,7 @@ class Outliers:
         self._until.pop(slot, None)
 
     def narrow(self, slots: IntColumn, now_s: float) -> IntColumn:
-        """Return the slots without those under suspicion, or all of them when nobody else is left. Cost: nothing when all is well."""
+        """Return the slots without those under suspicion, or all of them when nobody else is left. Free when all is well."""
         suspects = [slot for slot, (until, _) in self._until.items() if now_s < until]
         if not suspects:
             return slots

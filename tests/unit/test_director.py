@@ -1,0 +1,272 @@
+"""One request's life: parsed, matched, scheduled, reserved in one step, and accounted for exactly once."""
+
+import json
+from random import Random
+
+import numpy as np
+import pytest
+
+from epp.director import Director, Routing
+from epp.errors import BadRequest, NoEndpoint, Overloaded
+from epp.model.decision import Decision, Outcome, Usage
+from epp.model.match import Match
+from epp.model.request import RequestHead
+from epp.parsers.select import Parsers
+from epp.pool.state import PoolState
+from epp.prefix.strategy import HEALTHY, Size
+from epp.scheduling.pickers.max_score import MaxScorePicker
+from epp.scheduling.profile import Profile
+from epp.scheduling.profiles.single import SingleProfileHandler
+from epp.scheduling.scorers.marginal_cost import MarginalCostScorer
+from epp.testing.builders import build_endpoint
+
+CHAT = RequestHead(path="/v1/chat/completions", headers={})
+
+
+def chat(content: str = "x" * 400, model: str = "tiny") -> bytes:
+    return json.dumps({"model": model, "messages": [{"role": "user", "content": content}]}).encode()
+
+
+class Notebook:
+    """A strategy that holds what it is told to hold, and writes down what it is told."""
+
+    name = "notebook"
+
+    def __init__(self, held=None):
+        self.held, self.recorded, self.learned, self.forgotten = held or {}, [], [], []
+
+    def health(self):
+        return HEALTHY
+
+    def prepare(self, request):
+        return request.prompt
+
+    def match(self, keys, request, snapshot, slots):
+        if not self.held:
+            return None
+        tokens = np.zeros(len(snapshot.columns.live))
+        for slot, held in self.held.items():
+            tokens[slot] = held
+        return Match(source=self.name, tokens=tokens, total=100)
+
+    def record(self, keys, request, snapshot, slot, now_s):
+        self.recorded.append(slot)
+
+    def learn(self, decision, usage):
+        self.learned.append((decision.slot, usage.cached_tokens))
+
+    def forget(self, slot):
+        self.forgotten.append(slot)
+
+    def size(self):
+        return Size()
+
+
+class Witness:
+    """An observer that remembers."""
+
+    def __init__(self):
+        self.events = []
+
+    def decided(self, decision, *, duration_s, body_bytes):
+        self.events.append(("decided", body_bytes))
+
+    def rejected(self, head, error):
+        self.events.append(("rejected", error.status))
+
+    def finished(self, decision, outcome, *, ttft_s, duration_s):
+        self.events.append(("finished", outcome.end, ttft_s))
+
+
+class LateTokenizer:
+    """A tokenizer that answers when the test says so."""
+
+    def __init__(self):
+        self.waiting = []
+        self.cancelled = 0
+
+    def encode(self, request, done):
+        self.waiting.append(done)
+        return self._cancel
+
+    def _cancel(self):
+        self.cancelled += 1
+
+
+class World:
+    """A pool of three, a director over it, and a clock that the test turns."""
+
+    def __init__(self, *, held=None, endpoints=3, tokenizer=None, requests_max=100):
+        self.now_s = 100.0
+        self.pool = PoolState(requests_max=requests_max)
+        self.strategy, self.witness = Notebook(held), Witness()
+        profile = Profile(name="default", scorers=(("cost", 1.0, MarginalCostScorer()),), picker=MaxScorePicker())
+        routing = Routing(
+            profiles={"default": profile},
+            handler=SingleProfileHandler(),
+            strategies={"notebook": self.strategy},
+            default="notebook",
+            tokenizer=tokenizer,
+        )
+        self.director = Director(
+            routing=routing, pool=self.pool, parsers=Parsers(), observer=self.witness, clock=lambda: self.now_s, random=Random(5)
+        )
+        self.pool.apply([build_endpoint(index) for index in range(endpoints)], self.now_s)
+
+    def ask(self, body=None, head=CHAT):
+        answers = []
+        assert self.director.schedule(head, body, answers.append) is None
+        assert len(answers) == 1
+        return answers[0]
+
+    @property
+    def in_flight(self):
+        return self.pool.snapshot().columns.requests.sum()
+
+
+def test_a_request_goes_where_its_prefix_is():
+    world = World(held={1: 90})
+    decision = world.ask(chat())
+    assert isinstance(decision, Decision)
+    assert decision.endpoint.name == "default/server-1"
+    assert (decision.strategy, decision.matched_tokens) == ("notebook", 90)
+    assert world.strategy.recorded == [1]
+    assert world.witness.events == [("decided", len(chat()))]
+
+
+def test_load_is_booked_in_the_same_step_so_a_burst_spreads():
+    world = World()
+    slots = [world.ask(chat()).slot for _ in range(9)]
+    assert sorted(slots) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert sorted(slots[:3]) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("end", ["complete", "client-gone", "local-reply", "error", "released"])
+def test_whatever_the_end_it_is_accounted_once(end):
+    world = World()
+    decision = world.ask(chat())
+    assert world.in_flight == 1
+    for _ in range(2):
+        world.director.finish(decision, Outcome(end=end, status=200))
+    assert world.in_flight == 0
+    assert world.director.in_flight == 0
+    assert [event for event in world.witness.events if event[0] == "finished"] == [("finished", end, None)]
+
+
+def test_the_first_token_is_timed_from_the_decision_and_only_once():
+    world = World()
+    decision = world.ask(chat())
+    for later in (0.25, 0.5):
+        world.now_s = 100.0 + later
+        world.director.first_token(decision)
+    world.director.finish(decision, Outcome(end="complete", status=200))
+    assert world.witness.events[-1] == ("finished", "complete", 0.25)
+
+
+def test_what_the_server_reports_reaches_the_strategies():
+    world = World(held={2: 50})
+    decision = world.ask(chat())
+    world.director.finish(decision, Outcome(end="complete", status=200, usage=Usage(cached_tokens=48)))
+    assert world.strategy.learned == [(2, 48)]
+
+
+def test_when_another_endpoint_served_it_is_the_one_that_holds_the_prefix_now():
+    world = World(held={2: 100})
+    decision = world.ask(chat())
+    served = build_endpoint(0).authority
+    world.director.finish(decision, Outcome(end="complete", status=200, served=served, usage=Usage(cached_tokens=0)))
+    assert world.strategy.recorded == [2, 0]
+    assert world.strategy.learned == []
+
+
+def test_an_endpoint_that_does_not_answer_is_passed_over_for_a_while():
+    world = World(held={1: 100})
+    decision = world.ask(chat())
+    assert decision.slot == 1
+    world.director.finish(decision, Outcome(end="local-reply", status=503))
+    assert world.ask(chat()).slot != 1
+    world.now_s += 1.5
+    assert world.ask(chat()).slot == 1
+
+
+def test_an_endpoint_that_left_is_forgotten_and_its_late_news_is_nobody_elses():
+    world = World(held={1: 100})
+    decision = world.ask(chat())
+    world.pool.apply([build_endpoint(0), build_endpoint(2)], world.now_s)
+    assert world.strategy.forgotten == [1]
+    world.pool.apply([build_endpoint(0), build_endpoint(2), build_endpoint(7)], world.now_s)
+    world.director.finish(decision, Outcome(end="complete", status=200, usage=Usage(cached_tokens=9)))
+    assert world.strategy.learned == []
+    assert world.in_flight == 0
+
+
+def test_a_request_without_a_body_goes_through_the_same_candidates():
+    world = World()
+    subset = (build_endpoint(2).authority,)
+    for _ in range(5):
+        decision = world.ask(None, RequestHead(path="/v1/models", method="GET", subset=subset))
+        assert decision.slot == 2
+
+
+@pytest.mark.parametrize("subset", [(), ("10.9.9.9:8000",)])
+def test_a_subset_that_leaves_nobody_is_503(subset):
+    error = World().ask(chat(), RequestHead(path="/v1/chat/completions", subset=subset))
+    assert isinstance(error, NoEndpoint)
+    assert (error.status, error.reason) == (503, "rejected-no-endpoints")
+
+
+def test_an_empty_pool_is_503():
+    assert isinstance(World(endpoints=0).ask(chat()), NoEndpoint)
+
+
+def test_a_body_that_cannot_be_read_is_400_and_books_nothing():
+    world = World()
+    assert isinstance(world.ask(b"{"), BadRequest)
+    assert world.in_flight == 0
+    assert world.witness.events == [("rejected", 400)]
+
+
+def test_beyond_the_bound_requests_are_shed_with_a_time_to_come_back():
+    world = World(requests_max=2)
+    decisions = [world.ask(chat()) for _ in range(2)]
+    error = world.ask(chat())
+    assert isinstance(error, Overloaded)
+    assert error.retry_after_s is not None
+    world.director.finish(decisions[0], Outcome(end="complete", status=200))
+    assert isinstance(world.ask(chat()), Decision)
+
+
+def test_a_model_is_rewritten_by_header():
+    body = chat(model="tiny")
+    head = RequestHead(path="/v1/chat/completions", headers={"x-llm-d-model-name-rewrite": "tiny-v2"})
+    request = World().ask(body, head).request
+    assert (request.model, request.target_model) == ("tiny", "tiny-v2")
+    assert body[slice(*request.model_span)] == b'"tiny"'
+
+
+class TestWaitingForTokens:
+    def test_the_answer_comes_when_the_tokens_do(self):
+        tokenizer, answers = LateTokenizer(), []
+        world = World(tokenizer=tokenizer)
+        assert world.director.schedule(CHAT, chat(), answers.append) is not None
+        assert answers == []
+        tokenizer.waiting[0]((1, 2, 3))
+        assert answers[0].request.token_ids == (1, 2, 3)
+
+    def test_without_tokens_the_request_goes_on_without_them(self):
+        tokenizer, answers = LateTokenizer(), []
+        world = World(tokenizer=tokenizer)
+        world.director.schedule(CHAT, chat(), answers.append)
+        tokenizer.waiting[0](None)
+        assert answers[0].request.token_ids is None
+
+    def test_giving_up_reaches_the_tokenizer(self):
+        tokenizer, answers = LateTokenizer(), []
+        cancel = World(tokenizer=tokenizer).director.schedule(CHAT, chat(), answers.append)
+        cancel()
+        assert tokenizer.cancelled == 1
+
+    def test_a_request_that_carries_its_ids_does_not_wait(self):
+        world = World(tokenizer=LateTokenizer())
+        body = json.dumps({"model": "tiny", "prompt": [5, 6, 7]}).encode()
+        assert world.ask(body, RequestHead(path="/v1/completions")).request.token_ids == (5, 6, 7)
