@@ -1,0 +1,111 @@
+"""Parsers, fed with whatever comes: a request or `BadRequest`, never anything else."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from epp.errors import BadRequest, TokenizeError
+from epp.model.request import InferenceRequest, RequestHead
+from epp.parsers.model_span import find_model_span
+from epp.parsers.select import PARSERS, Parsers
+
+PATHS = sorted({path for paths in PARSERS.values() for path in paths})
+STRUCTURE = (
+    "messages",
+    "prompt",
+    "input",
+    "system",
+    "instructions",
+    "tools",
+    "role",
+    "content",
+    "type",
+    "text",
+    "token_ids",
+    "name",
+)
+FIELDS = ("model", "image_url", "source", "stream", "max_tokens", "priority", "cache_salt", "tool_calls", "id", "sampling_params")
+KEYS = st.sampled_from(STRUCTURE + FIELDS)
+TEXT = st.text(alphabet=st.characters(codec="utf-8"), max_size=12)
+SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | TEXT | st.sampled_from(["user", "text", "image", "tool_use"])
+JSON = st.recursive(
+    SCALAR, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS | TEXT, inner, max_size=6), max_leaves=25
+)
+BODIES = st.dictionaries(KEYS, JSON, max_size=8).map(lambda body: {"model": "m", **body})
+MESSAGES = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant", "tool"]), "content": TEXT}),
+    min_size=1,
+    max_size=6,
+)
+
+
+def try_parse(path, body):
+    """Return the request, or None when it was refused as it should be."""
+    try:
+        request = Parsers().parse(RequestHead(path="/v1/" + path), body)
+    except BadRequest:
+        return None
+    assert isinstance(request, InferenceRequest)
+    if request.chat is not None:
+        try:
+            assert request.chat().messages
+        except TokenizeError:
+            return request
+    return request
+
+
+@given(path=st.sampled_from(PATHS), body=st.binary(max_size=200))
+def test_arbitrary_bytes(path, body):
+    try_parse(path, body)
+
+
+@settings(max_examples=400)
+@given(path=st.sampled_from(PATHS), body=BODIES | JSON)
+def test_arbitrary_json(path, body):
+    try_parse(path, json.dumps(body).encode())
+
+
+@given(path=st.sampled_from(PATHS), body=BODIES, data=st.data())
+def test_damaged_json(path, body, data):
+    raw = bytearray(json.dumps(body, ensure_ascii=False).encode(errors="replace"))
+    raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    try_parse(path, bytes(raw))
+
+
+@given(messages=MESSAGES, cut=st.integers(1, 5))
+def test_a_conversation_grows_by_appending(messages, cut):
+    whole = try_parse("chat/completions", json.dumps({"model": "m", "messages": messages}).encode())
+    begun = try_parse("chat/completions", json.dumps({"model": "m", "messages": messages[:cut]}).encode())
+    assert whole.prompt.startswith(begun.prompt)
+
+
+@given(left=MESSAGES, right=MESSAGES)
+def test_different_conversations_are_different_bytes(left, right):
+    prompts = [
+        try_parse("chat/completions", json.dumps({"model": "m", "messages": turns}).encode()).prompt for turns in (left, right)
+    ]
+    assert (prompts[0] == prompts[1]) == (left == right)
+
+
+@given(
+    pairs=st.lists(st.tuples(st.just("model") | KEYS | TEXT, TEXT | JSON), max_size=6),
+    indent=st.sampled_from([None, 1]),
+    ascii_only=st.booleans(),
+)
+def test_the_span_is_what_a_json_decoder_takes_for_the_model(pairs, indent, ascii_only):
+    inside = ",".join(
+        f"{json.dumps(key, ensure_ascii=ascii_only)} : {json.dumps(value, indent=indent, ensure_ascii=ascii_only)}"
+        for key, value in pairs
+    )
+    body = ("{" + inside + "}").encode()
+    model = json.loads(body).get("model")
+    if isinstance(model, str):
+        start, end = find_model_span(body)
+        assert json.loads(body[start:end]) == model
+        spliced = json.loads(body[:start] + b'"other"' + body[end:])
+        assert spliced["model"] == "other"
+    elif "NaN" not in inside and "Infinity" not in inside:
+        with pytest.raises(BadRequest):
+            find_model_span(body)

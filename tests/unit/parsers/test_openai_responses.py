@@ -1,0 +1,66 @@
+"""Responses."""
+
+import json
+from itertools import pairwise
+
+import pytest
+
+from epp.errors import BadRequest
+from epp.model.request import Api, RequestHead
+from epp.parsers.canonical import IMAGE_TOKENS
+from epp.parsers.openai_responses import parse
+
+HEAD = RequestHead(path="/v1/responses")
+
+
+def respond(**fields):
+    return parse(HEAD, json.dumps({"model": "m", **fields}).encode())
+
+
+def test_a_text_is_a_users_message():
+    request = respond(input="Hi", max_output_tokens=3, stream=True)
+    assert (request.api, request.max_tokens, request.stream) == (Api.RESPONSES, 3, True)
+    assert request.prompt == b"\xffuser\xfeHi"
+    assert respond(input=[{"role": "user", "content": "Hi"}]).prompt == request.prompt
+    parts = [{"type": "input_text", "text": "Hi"}]
+    assert respond(input=[{"type": "message", "role": "user", "content": parts}]).prompt == request.prompt
+
+
+def test_instructions_come_first_and_tools_before_them():
+    plain, full = respond(input="Hi", instructions="Be brief"), respond(input="Hi", instructions="Be brief", tools=[{"type": "x"}])
+    assert plain.prompt == b"\xffsystem\xfeBe brief\xffuser\xfeHi"
+    assert full.prompt == b'\xfdtools\xfe[{"type": "x"}]' + plain.prompt
+
+
+def test_the_next_turn_has_the_turn_before_as_prefix():
+    items = [
+        {"role": "user", "content": "Weather?"},
+        {"type": "reasoning", "id": "r1", "summary": [{"type": "summary_text", "text": "hm"}]},
+        {"type": "function_call", "name": "weather", "arguments": "{}", "call_id": "c1"},
+        {"type": "function_call_output", "call_id": "c1", "output": "rain"},
+        {"type": "message", "role": "assistant", "id": "m1", "content": [{"type": "output_text", "text": "It rains."}]},
+        {"type": "item_reference", "id": "m1"},
+    ]
+    prompts = [respond(input=items[:count]).prompt for count in range(1, len(items) + 1)]
+    for shorter, longer in pairwise(prompts):
+        assert longer.startswith(shorter)
+        assert longer != shorter
+
+
+def test_a_stored_conversation_is_part_of_the_prefix():
+    prompts = {
+        respond(input="Hi", **stored).prompt
+        for stored in ({}, {"previous_response_id": "r1"}, {"previous_response_id": "r2"}, {"conversation": "c1"})
+    }
+    assert len(prompts) == 4
+
+
+def test_images():
+    part = {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}
+    assert respond(input=[{"role": "user", "content": [part]}]).media_tokens == IMAGE_TOKENS
+
+
+@pytest.mark.parametrize("fields", [{}, {"input": None}, {"input": []}])
+def test_no_input(fields):
+    with pytest.raises(BadRequest, match="invalid responses request: must have input field"):
+        respond(**fields)
