@@ -1,5 +1,126 @@
-"""The command line."""
+"""The command line: one function per command, each a few lines that call what does the work.
+
+Errors that a user can mend (a wrong file, a wrong flag, a port in use) are one line on standard error and exit code 2; anything
+else is a defect and shows its traceback.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from epp.errors import ConfigError
+from epp.flags import add_serve_flags, read_serve_flags
 
 
-def main() -> None:
-    """Run the command line."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the arguments without the program's name; None takes the process's.
+
+    Returns:
+        The exit code: 0 for success, 2 for what the user can mend.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.command(arguments)
+    except (ConfigError, OSError) as error:
+        print(f"epp: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Run the picker until it is told to stop."""
+    from epp.app import run
+
+    return run(read_serve_flags(arguments))
+
+
+def config_check(arguments: argparse.Namespace) -> int:
+    """Say whether a configuration can be used, and warn of what is likely not meant."""
+    from epp.scheduling.build import build
+    from epp.scheduling.registry import Registry
+
+    plan = build(_load(arguments.file), Registry(allow_experimental=True))
+    for warning in plan.warnings:
+        _say(f"warning: {warning}")
+    _say(f"{arguments.file}: good")
+    return 0
+
+
+def config_show(arguments: argparse.Namespace) -> int:
+    """Print a configuration, as it is or with everything expanded and filled in."""
+    from epp.config import dump, expand
+
+    config = _load(arguments.file)
+    _say(dump(expand(config) if arguments.effective else config).rstrip())
+    return 0
+
+
+def config_schema(_arguments: argparse.Namespace) -> int:
+    """Print the JSON schema of the configuration file."""
+    from epp.scheduling.registry import Registry
+    from epp.scheduling.schema import schema
+
+    _say(json.dumps(schema(Registry(allow_experimental=True)), indent=2))
+    return 0
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """Show the product at work."""
+    from epp.demo.run import run
+
+    return run(arguments)
+
+
+def standalone(arguments: argparse.Namespace) -> int:
+    """Run an Envoy and the picker beside it."""
+    from epp.standalone.run import run
+
+    return run(arguments)
+
+
+def _load(path: Path) -> "EndpointPickerConfig":  # noqa: F821
+    from epp.config import load
+
+    return load(path.read_text(encoding="utf-8"))
+
+
+def _say(text: str) -> None:
+    print(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="epp",
+        description="An endpoint picker for LLM inference: routes each request to the model server that most likely holds its prefix.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("serve", help="run the picker beside a gateway", description=serve.__doc__)
+    add_serve_flags(run)
+    run.set_defaults(command=serve)
+    _add_config(commands)
+    show = commands.add_parser("demo", help="a real Envoy, the picker and stand-in model servers, all strategies compared")
+    show.set_defaults(command=demo)
+    alone = commands.add_parser("standalone", help="an Envoy and the picker from one command, for a pool listed in a file")
+    alone.set_defaults(command=standalone)
+    return parser
+
+
+def _add_config(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    config = commands.add_parser("config", help="check, show or describe a configuration file")
+    actions = config.add_subparsers(required=True, metavar="ACTION")
+    check = actions.add_parser("check", help="say whether a configuration can be used")
+    check.add_argument("file", type=Path)
+    check.set_defaults(command=config_check)
+    show = actions.add_parser("show", help="print a configuration")
+    show.add_argument("file", type=Path)
+    show.add_argument("--effective", action="store_true", help="with everything expanded and every default filled in")
+    show.set_defaults(command=config_show)
+    schema = actions.add_parser("schema", help="print the JSON schema of the configuration file")
+    schema.set_defaults(command=config_schema)

@@ -1,0 +1,7 @@
+"""`python -m epp`."""
+
+import sys
+
+from epp.cli import main
+
+sys.exit(main())
