@@ -4,14 +4,20 @@ Errors that a user can mend (a wrong file, a wrong flag, a port in use) are one 
 else is a defect and shows its traceback.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from epp.errors import ConfigError
 from epp.flags import add_serve_flags, read_serve_flags
+
+if TYPE_CHECKING:
+    from epp.config import EndpointPickerConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,7 +91,7 @@ def standalone(arguments: argparse.Namespace) -> int:
     return run(arguments)
 
 
-def _load(path: Path) -> "EndpointPickerConfig":  # noqa: F821
+def _load(path: Path) -> EndpointPickerConfig:
     from epp.config import load
 
     return load(path.read_text(encoding="utf-8"))
@@ -98,7 +104,7 @@ def _say(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="epp",
-        description="An endpoint picker for LLM inference: routes each request to the model server that most likely holds its prefix.",
+        description="An endpoint picker for LLM inference: sends each request to the server that most likely holds its prefix.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("serve", help="run the picker beside a gateway", description=serve.__doc__)
@@ -112,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_config(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     config = commands.add_parser("config", help="check, show or describe a configuration file")
     actions = config.add_subparsers(required=True, metavar="ACTION")
     check = actions.add_parser("check", help="say whether a configuration can be used")

@@ -136,7 +136,7 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
     _boolean(tls, "--secure-serving", True, "TLS on the ext_proc port (true)")
     tls.add_argument("--cert-path", type=Path, metavar="DIR", help="directory of tls.crt and tls.key (self-signed without)")
     _boolean(tls, "--enable-cert-reload", False, "read the certificate again when it changes")
-    tls.add_argument("--tls-min-version", default="", metavar="VERSION", help="VersionTLS12 or VersionTLS13")
+    tls.add_argument("--tls-min-version", default="", metavar="VERSION", help="VersionTLS12, the one minimum that grpc can promise")
     running = parser.add_argument_group("running")
     running.add_argument(
         "--refresh-metrics-interval", type=parse_duration, default=0.05, metavar="TIME", help="of busy endpoints (50ms)"

@@ -1,0 +1,85 @@
+"""The flags of serve: the reference's names, values in the spellings its deployments use."""
+
+import argparse
+
+import pytest
+
+from epp.errors import ConfigError
+from epp.flags import ServeOptions, add_serve_flags, parse_duration, parse_size, read_serve_flags
+
+
+def read(*argv):
+    parser = argparse.ArgumentParser()
+    add_serve_flags(parser)
+    return read_serve_flags(parser.parse_args(argv))
+
+
+def test_the_defaults_are_the_references():
+    options = read()
+    assert (options.grpc_port, options.grpc_health_port, options.metrics_port) == (9002, 9003, 9090)
+    assert options.secure_serving
+    assert (options.drain_timeout_s, options.refresh_metrics_interval_s) == (30.0, 0.05)
+    assert options == ServeOptions()
+
+
+@pytest.mark.parametrize(("argv", "expected"), [
+    ([], True),
+    (["--secure-serving"], True),
+    (["--secure-serving=false"], False),
+    (["--secure-serving", "false"], False),
+    (["--secure-serving=0"], False),
+    (["--secure-serving", "true"], True),
+])  # fmt: skip
+def test_booleans_in_all_spellings(argv, expected):
+    assert read(*argv).secure_serving is expected
+
+
+@pytest.mark.parametrize("argv", [["-v=3"], ["-v", "3"], ["--v=3"], ["--v", "3"]])
+def test_verbosity_in_all_spellings(argv):
+    assert read(*argv).verbosity == 3
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("50ms", 0.05), ("30s", 30), ("1m30s", 90), ("2", 2), ("1.5h", 5400), ("0", 0)])
+def test_durations(text, seconds):
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(("text", "size"), [("10MiB", 10 << 20), ("25MB", 25_000_000), ("4194304", 4 << 20), ("", -1), ("-1", -1)])
+def test_sizes(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--drain-timeout=soon"],
+        ["--grpc-port=70000"],
+        ["--grpc-port=http"],
+        ["--secure-serving=maybe"],
+        ["--grpc-max-recv-msg-size=big"],
+        ["--no-such-flag"],
+    ],
+)
+def test_nonsense_is_refused(argv):
+    with pytest.raises(SystemExit) as caught:
+        read(*argv)
+    assert caught.value.code == 2
+
+
+def test_scraping_is_never_faster_than_the_floor():
+    assert read("--refresh-metrics-interval=1ms").refresh_metrics_interval_s == 0.05
+
+
+def test_two_configurations_are_one_too_many(tmp_path):
+    with pytest.raises(ConfigError, match="exclude each other"):
+        read("--config-file", str(tmp_path / "picker.yaml"), "--config-text", "{}")
+
+
+def test_a_deployment_of_the_reference_starts_and_is_told_what_has_no_effect():
+    options = read(
+        "--pool-name=primary", "--pool-namespace", "default", "--zap-encoder", "json", "--grpc-port", "9002",
+        "--ha-enable-leader-election", "--metrics-endpoint-auth=false", "--tracing=false",
+    )  # fmt: skip
+    assert options.ignored == (
+        "pool-name", "pool-namespace", "ha-enable-leader-election", "metrics-endpoint-auth", "tracing", "zap-encoder",
+    )  # fmt: skip
