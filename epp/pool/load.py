@@ -254,16 +254,12 @@ class Ledger:
     def advance(self, now_s: float) -> None:
         """Bring the ghosts and `utilization_ratio` up to date; call it before a decision reads them. Cost: below 1 us."""
         while self._drains and self._drains[0][0] <= now_s:
-            account = heapq.heappop(self._drains)[2]
+            at_s, _, account = heapq.heappop(self._drains)
+            self._integrate(at_s)
             account.listed = False
-            self._drain(account, now_s)
+            self._drain(account, at_s)
             self._write(account)
-        elapsed_s = now_s - self._at_s
-        if elapsed_s > 0:
-            share = self._busy / len(self._accounts) if self._accounts else 0.0
-            self._utilization += (share - self._utilization) * -math.expm1(-elapsed_s / UTILIZATION_MEMORY_S)
-            self.utilization_ratio = min(UTILIZATION_MAX, self._utilization)
-            self._at_s = now_s
+        self._integrate(now_s)
 
     def check(self) -> None:
         """Assert what must hold between any two calls. For tests: the cost is linear in what is open."""
@@ -280,6 +276,16 @@ class Ledger:
             assert account.ghost_tokens == sum(booking.own for booking in account.ghosts)
             assert all(self._bookings.get(handle) is booking for handle, booking in account.queue.items())
             assert account.listed or not account.ghosts
+
+    def _integrate(self, now_s: float) -> None:
+        """Take the time since the last call into the mean, with as many busy endpoints as there have been since."""
+        elapsed_s = now_s - self._at_s
+        if elapsed_s <= 0:
+            return
+        share = self._busy / len(self._accounts) if self._accounts else 0.0
+        self._utilization += (share - self._utilization) * -math.expm1(-elapsed_s / UTILIZATION_MEMORY_S)
+        self.utilization_ratio = min(UTILIZATION_MAX, self._utilization)
+        self._at_s = now_s
 
     def _end(self, handle: int, now_s: float) -> _Account | None:
         """Take a request off the open ones. None when that was done before, or when its endpoint has gone."""

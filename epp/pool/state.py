@@ -278,14 +278,17 @@ def _life(endpoint: Endpoint) -> tuple[str, str, int]:
 @lru_cache(maxsize=2 * SLOTS_MAX)
 def _canonical(item: str) -> str:
     """Return `ip`, `[ip]` or `ip:port` with the address in its one canonical spelling; anything else as it is."""
-    host, port = item.strip(), ""
+    host, rest = item.strip(), ""
     if host.startswith("["):
-        host, _, port = host[1:].partition("]")
+        host, _, rest = host[1:].partition("]")
     elif host.count(":") == 1:
         host, _, port = host.partition(":")
+        rest = ":" + port
     try:
         address = str(ip_address(host))
     except ValueError:
         return item
-    port = port.removeprefix(":")
-    return join_host_port(address, int(port)) if port.isdecimal() else address
+    if not rest:
+        return address
+    port = rest.removeprefix(":")
+    return join_host_port(address, int(port)) if port.isdecimal() and port != rest else item
