@@ -1,0 +1,1 @@
+"""Transports, each over real sockets with a real client."""
