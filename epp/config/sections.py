@@ -1,0 +1,76 @@
+"""The sections of the configuration file that are this project's own: `strategy`, `limits`, `scrape`, `server`."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+StrategyName = Literal["accurate", "approximate", "consistent-hash"]
+LoadRule = Literal["marginal-cost", "llm-d", "none"]
+BodyMode = Literal["none", "streamed", "buffered", "buffered-partial", "full-duplex"]
+
+
+class OwnSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    """Base of the sections."""
+
+
+class Strategy(OwnSection, frozen=True):
+    """The short form: says how to route without a list of plugins, and expands to one."""
+
+    chain: Annotated[
+        tuple[StrategyName, ...],
+        Meta(description="Who is asked where the prefix is, in this order: the first that is well and knows something answers."),
+    ] = ("approximate", "consistent-hash")
+    load: Annotated[
+        LoadRule,
+        Meta(
+            description="What prefixes are weighed against. `marginal-cost`: what the request would cost everybody; `llm-d`: the "
+            "reference's weights, prefix 3, queue 2, KV cache 2; `none`: prefixes alone."
+        ),
+    ] = "marginal-cost"
+    tokenizer: Annotated[dict[str, Any] | None, Meta(description="Parameters of `token-producer`; `accurate` wants one.")] = None
+    accurate: Annotated[dict[str, Any] | None, Meta(description="Parameters of `precise-prefix-cache-producer`.")] = None
+    approximate: Annotated[dict[str, Any] | None, Meta(description="Parameters of `approx-prefix-cache-producer`.")] = None
+    consistent_hash: Annotated[dict[str, Any] | None, Meta(description="Parameters of `consistent-hash-producer`.")] = None
+
+
+class Limits(OwnSection, frozen=True):
+    """Bounds of everything that could grow with what comes from outside."""
+
+    body_bytes_max: Annotated[
+        int,
+        Meta(ge=1024, le=1 << 30, description="Longest request body that is read, in bytes; a longer one is answered with 413."),
+    ] = 64 << 20
+    endpoints_max: Annotated[int, Meta(ge=1, le=65_536, description="Endpoints in the pool; more are refused.")] = 4096
+    requests_max: Annotated[
+        int, Meta(ge=1, le=1 << 20, description="Requests under way; more are answered with 429 and Retry-After.")
+    ] = 65_536
+    decisions_kept: Annotated[int, Meta(ge=0, le=100_000, description="Latest decisions kept to be explained.")] = 1000
+
+
+class Scrape(OwnSection, frozen=True):
+    """How endpoints are asked for their metrics."""
+
+    busy_interval_ms: Annotated[
+        int, Meta(ge=20, le=60_000, description="Time between two readings of an endpoint with traffic.")
+    ] = 100
+    idle_interval_ms: Annotated[int, Meta(ge=20, le=60_000, description="The same of an endpoint without.")] = 1000
+    timeout_ms: Annotated[int, Meta(ge=10, le=60_000, description="Longest wait for a page.")] = 1000
+    page_bytes_max: Annotated[int, Meta(ge=1024, le=64 << 20, description="Longest page that is read, in bytes.")] = 4 << 20
+
+
+class Server(OwnSection, frozen=True):
+    """How the gateway is talked to."""
+
+    echo_headers: Annotated[
+        bool,
+        Meta(description="Set all headers again to what they were, as the reference does. Loses repeated ones; for comparison."),
+    ] = False
+    emit_endpoint_scores: Annotated[
+        bool, Meta(description="Publish the score of every rated endpoint as `x-gateway-destination-endpoint-scores`.")
+    ] = False
+    body_mode_default: Annotated[BodyMode, Meta(description="How bodies come when the gateway does not say.")] = "full-duplex"
+    body_mode_forced: Annotated[BodyMode | None, Meta(description="How bodies come, whatever the gateway says.")] = None
+    skip_response_body: Annotated[
+        bool, Meta(description="Ask not to be sent the response where both bodies are buffered: else it is held back to its end.")
+    ] = True
