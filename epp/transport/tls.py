@@ -66,9 +66,8 @@ def server_credentials(options: TlsOptions) -> grpc.ServerCredentials | None:
 def check_min_version(name: str) -> None:
     """Refuse a minimum other than TLS 1.2.
 
-    grpc's servers accept TLS 1.2 and 1.3, and grpcio has no setting for it (C-core takes its bounds from
-    `grpc_ssl_server_credentials_create_with_options`, which grpcio calls without any). An older client cannot be let in and a
-    TLS 1.2 client cannot be kept out, so a promise of either would be false.
+    grpc's servers accept TLS 1.2 and 1.3, and grpcio has no setting for it, neither argument nor environment variable. An older
+    client cannot be let in and a TLS 1.2 client cannot be kept out, so a promise of either would be false.
 
     Raises:
         ConfigError: the value is not a spelling of TLS 1.2.

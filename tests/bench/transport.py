@@ -1,0 +1,188 @@
+"""What our transport adds to grpc.aio: CPU of the serving process for a message echoed, beside a bare echo handler.
+
+Server processes are started from this module, one for each kind, so that what they spend is what `getrusage` of their own says; the
+client runs here. Rounds of the two alternate, since a shared machine drifts, and the best of each counts.
+"""
+
+import asyncio
+import multiprocessing
+import resource
+from collections.abc import Callable, Coroutine
+from multiprocessing.connection import Connection
+
+import grpc
+import grpc.aio
+import uvloop
+
+from epp.model.stream import Outlet
+from epp.transport.grpc_aio import PROCESS_METHOD, GrpcAioTransport, TransportOptions
+from epp.transport.tls import TlsOptions
+from tests.bench.frame import Row, show
+
+CHUNK = bytes(220)
+"""About one SSE event of a chat completion in its ext_proc envelope."""
+CLIENTS = 16
+PACE_S = 0.01
+RATIO_MAX = 1.1
+MESSAGES_OF_A_REQUEST = 4
+BARE, OURS, LATE = "bare", "ours", "ours, answered later"
+
+
+class Echo:
+    """The least a handler can do."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        self.receive = outlet.send
+
+    def end(self) -> None:
+        """Nothing to account for."""
+
+
+class LateEcho(Echo):
+    """Answers in the next turn of the loop, so that every message goes through the flusher."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        loop = asyncio.get_running_loop()
+        self.receive = lambda message: loop.call_soon(outlet.send, message)
+
+
+class BareEcho(grpc.GenericRpcHandler):
+    """The floor: read, write, nothing else."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        return grpc.stream_stream_rpc_method_handler(self._process) if handler_call_details.method == PROCESS_METHOD else None
+
+    async def _process(self, _requests: object, context: grpc.aio.ServicerContext) -> None:
+        while (message := await context.read()) is not grpc.aio.EOF:
+            await context.write(message)
+
+
+async def start(kind: str) -> tuple[object, int]:
+    """Start a server of `kind` on this loop; returns it and its port."""
+    options = TransportOptions(host="127.0.0.1", port=0, tls=TlsOptions(secure=False))
+    if kind != BARE:
+        transport = GrpcAioTransport(options)
+        return transport, await transport.start(LateEcho if kind == LATE else Echo)
+    server = grpc.aio.server(handlers=[BareEcho()], options=options.channel_arguments())
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    return server, port
+
+
+def cpu_s() -> float:
+    """Return the CPU time of this process so far, all its threads."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def serve(kind: str, pipe: Connection) -> None:
+    """Run a server process: send the port, then the CPU time for every word received, until the pipe closes."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        _server, port = await start(kind)
+        pipe.send(port)
+        gone = loop.create_future()
+
+        def asked() -> None:
+            try:
+                pipe.recv()
+                pipe.send(cpu_s())
+            except EOFError:
+                loop.remove_reader(pipe.fileno())
+                gone.set_result(None)
+
+        loop.add_reader(pipe.fileno(), asked)
+        await gone
+
+    uvloop.run(main())
+
+
+class Server:
+    """A server process seen from here."""
+
+    def __init__(self, kind: str) -> None:
+        context = multiprocessing.get_context("spawn")  # never fork where grpc runs
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(kind, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.port: int = self._pipe.recv()
+
+    def cpu_s(self) -> float:
+        self._pipe.send(None)
+        return self._pipe.recv()
+
+    def stop(self) -> None:
+        self._pipe.close()
+        self._process.join(10)
+
+
+async def talk(channel: grpc.aio.Channel, messages: int, pause_s: float = 0.0) -> None:
+    """Send `messages` on one stream, each after the answer to the last and a pause."""
+    call = channel.stream_stream(PROCESS_METHOD)()
+    for _ in range(messages):
+        await call.write(CHUNK)
+        await call.read()
+        if pause_s:
+            await asyncio.sleep(pause_s)
+    await call.done_writing()
+    await call.read()
+
+
+async def long_streams(channel: grpc.aio.Channel, messages: int) -> None:
+    """One stream, as fast as it answers."""
+    await talk(channel, messages)
+
+
+async def paced_streams(channel: grpc.aio.Channel, messages: int) -> None:
+    """One stream at the pace of a decoding engine: the loop sleeps in between, as it does in life."""
+    await talk(channel, messages, PACE_S)
+
+
+async def short_streams(channel: grpc.aio.Channel, streams: int) -> None:
+    """Streams one after another, each with the messages of a lean request."""
+    for _ in range(streams):
+        await talk(channel, MESSAGES_OF_A_REQUEST)
+
+
+Work = Callable[[grpc.aio.Channel, int], Coroutine[None, None, None]]
+
+
+def cost_us(server: Server, work: Work, units: int) -> float:
+    """Return the server's CPU microseconds for one of the `units` of `work` that each of `CLIENTS` does at the same time."""
+
+    async def main() -> None:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            await asyncio.gather(*(work(channel, units) for _ in range(CLIENTS)))
+
+    before = server.cpu_s()
+    uvloop.run(main())
+    return (server.cpu_s() - before) * 1e6 / (units * CLIENTS)
+
+
+def measure(quick: bool) -> list[Row]:
+    """Return the rows of this bench; the targets are for a message, since a stream's own cost is grpc's."""
+    rounds, scale = (1, 1) if quick else (9, 10)
+    loads: list[tuple[str, Work, int]] = [
+        ("chunk, unpaced", long_streams, 40 * scale),
+        ("chunk, paced", paced_streams, 8 * scale),
+        ("stream of 4 messages", short_streams, 8 * scale),
+    ]
+    servers = {kind: Server(kind) for kind in (BARE, OURS, LATE)}
+    rows = []
+    try:
+        for name, work, units in loads:
+            costs = [{kind: cost_us(server, work, units) for kind, server in servers.items()} for _ in range(rounds)]
+            best = {kind: min(cost[kind] for cost in costs) for kind in servers}
+            floor = {"floor": best[BARE], "floor_name": "bare grpc.aio echo"}
+            rows.append(Row(name=name, value=best[OURS], ratio_target=RATIO_MAX, **floor))
+            rows.append(Row(name=f"{name}, answered later", value=best[LATE], **floor))
+    finally:
+        for server in servers.values():
+            server.stop()
+    return rows
+
+
+if __name__ == "__main__":
+    print(show("Transport: server CPU beside a bare echo", measure(quick=False)))

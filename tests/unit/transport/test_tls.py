@@ -1,0 +1,172 @@
+import asyncio
+import logging
+import ssl
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from epp.errors import ConfigError
+from epp.transport.grpc_aio import PROCESS_METHOD
+from epp.transport.tls import CertificateFiles, TlsOptions, check_min_version, self_signed, server_credentials
+from tests.unit.transport.streams import Streams, serving
+
+
+def write_pair(directory: Path, pair: tuple[bytes, bytes]) -> None:
+    certificate, key = pair
+    (directory / "tls.crt").write_bytes(certificate)
+    (directory / "tls.key").write_bytes(key)
+
+
+def der(pair: tuple[bytes, bytes]) -> bytes:
+    return ssl.PEM_cert_to_DER_cert(pair[0].decode())
+
+
+async def handshake(port: int, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> tuple[str | None, bytes | None]:
+    """Return what the server chose by ALPN, and its certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = context.maximum_version = version
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")  # lets the client offer TLS 1.1, so that the refusal is the server's
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    connection = writer.get_extra_info("ssl_object")
+    try:
+        return connection.selected_alpn_protocol(), connection.getpeercert(binary_form=True)
+    finally:
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_the_default_is_a_self_signed_certificate_and_http2(version):
+    async def main():
+        async with serving(Streams(), tls=TlsOptions()) as (_, port):
+            alpn, shown = await handshake(port, version)
+            assert alpn == "h2"
+            certificate = x509.load_der_x509_certificate(shown)
+            assert certificate.issuer == certificate.subject
+            assert isinstance(certificate.public_key(), ec.EllipticCurvePublicKey)
+
+    asyncio.run(main())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_older_tls_is_refused():
+    async def main():
+        async with serving(Streams(), tls=TlsOptions()) as (_, port):
+            with pytest.raises(ConnectionError):  # cut by the server; had the client balked, it would be an SSLError
+                await handshake(port, ssl.TLSVersion.TLSv1_1)
+
+    asyncio.run(main())
+
+
+def test_a_certificate_directory_serves_a_verifying_client(tmp_path):
+    pair = self_signed()
+    write_pair(tmp_path, pair)
+
+    async def main():
+        async with serving(Streams(), tls=TlsOptions(cert_path=str(tmp_path))) as (_, port):
+            trust = grpc.ssl_channel_credentials(root_certificates=pair[0])
+            async with grpc.aio.secure_channel(f"localhost:{port}", trust) as channel:
+                call = channel.stream_stream(PROCESS_METHOD)()
+                await call.write(b"x")
+                assert await call.read() == b"x"
+                call.cancel()
+
+    asyncio.run(main())
+
+
+def test_new_files_are_shown_to_new_connections(tmp_path):
+    first, second = self_signed(), self_signed()
+    write_pair(tmp_path, first)
+
+    async def main():
+        async with serving(Streams(), tls=TlsOptions(cert_path=str(tmp_path), reload=True)) as (_, port):
+            assert await handshake(port) == ("h2", der(first))
+            write_pair(tmp_path, second)
+            assert await handshake(port) == ("h2", der(second))
+
+    asyncio.run(main())
+
+
+def test_a_swapped_symlink_counts_as_change(tmp_path):
+    """A Kubernetes secret volume points `tls.crt` at `..data/tls.crt` and swaps `..data`."""
+    pairs = [self_signed(), self_signed()]
+    for i, pair in enumerate(pairs):
+        (tmp_path / f"v{i}").mkdir()
+        write_pair(tmp_path / f"v{i}", pair)
+    (tmp_path / "..data").symlink_to("v0")
+    for name in ("tls.crt", "tls.key"):
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    files = CertificateFiles(tmp_path)
+    assert files.changed() is None
+    (tmp_path / "new").symlink_to("v1")
+    (tmp_path / "new").replace(tmp_path / "..data")
+    assert files.changed() is not None
+    assert files.pair == (pairs[1][1], pairs[1][0])
+
+
+def test_half_a_change_keeps_the_last_good_pair(tmp_path, caplog):
+    first, second = self_signed(), self_signed()
+    write_pair(tmp_path, first)
+
+    async def main():
+        async with serving(Streams(), tls=TlsOptions(cert_path=str(tmp_path), reload=True)) as (_, port):
+            (tmp_path / "tls.crt").write_bytes(second[0])
+            assert await handshake(port) == ("h2", der(first))
+            (tmp_path / "tls.key").unlink()
+            assert await handshake(port) == ("h2", der(first))
+            (tmp_path / "tls.key").write_bytes(second[1])
+            assert await handshake(port) == ("h2", der(second))
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(main())
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[-1] == "certificate reloaded"
+    assert set(messages[:-1]) == {"certificate not reloaded"}
+
+
+def test_without_reload_the_first_pair_stays(tmp_path):
+    first = self_signed()
+    write_pair(tmp_path, first)
+
+    async def main():
+        async with serving(Streams(), tls=TlsOptions(cert_path=str(tmp_path))) as (_, port):
+            write_pair(tmp_path, self_signed())
+            assert await handshake(port) == ("h2", der(first))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("damage", ["missing", "garbage", "foreign key"])
+def test_an_unusable_directory_is_a_configuration_error(tmp_path, damage):
+    write_pair(tmp_path, self_signed())
+    match damage:
+        case "missing":
+            (tmp_path / "tls.key").unlink()
+        case "garbage":
+            (tmp_path / "tls.crt").write_text("not a certificate")
+        case "foreign key":
+            (tmp_path / "tls.key").write_bytes(self_signed()[1])
+    with pytest.raises(ConfigError) as caught:
+        server_credentials(TlsOptions(cert_path=str(tmp_path)))
+    assert caught.value.path == "cert-path"
+
+
+def test_plaintext_needs_no_credentials():
+    assert server_credentials(TlsOptions(secure=False)) is None
+
+
+@pytest.mark.parametrize("name", ["", "VersionTLS12", "1.2", "TLSv1.2"])
+def test_the_minimum_that_holds_is_accepted(name):
+    check_min_version(name)
+
+
+@pytest.mark.parametrize("name", ["VersionTLS10", "VersionTLS11", "VersionTLS13", "1.3", "nonsense"])
+def test_a_minimum_that_would_not_hold_is_refused(name):
+    with pytest.raises(ConfigError, match=r"TLS 1\.2 and 1\.3"):
+        server_credentials(TlsOptions(min_version=name))
