@@ -29,7 +29,7 @@ class PromptKeys(NamedTuple):
 
     blocks: list[int]
     whole: int
-    """Key of the whole prompt, its incomplete last block included."""
+    """Key of the whole prompt, its incomplete last block included; 0 when there is no prompt."""
     scale: float
     """Prompt tokens per estimated token of a block (`Blocks.tokens`): more than 1 where media count beside the text."""
     total: int
@@ -84,7 +84,7 @@ class Blocks:
         full = bisect_right(self.ends, len(view)) - 1
         blocks = [key := xxh3_64_intdigest(view[span], key) for span in self._spans[:full]]
         whole = xxh3_64_intdigest(view[self.ends[full] :], key)
-        found = PromptKeys(blocks, whole, BYTES_PER_TOKEN * total / len(data) if data else 1.0, total)
+        found = PromptKeys(blocks, whole if data else 0, BYTES_PER_TOKEN * total / len(data) if data else 1.0, total)
         self._last = (request, found)
         return found
 
@@ -92,6 +92,14 @@ class Blocks:
 def block_bytes(depth: int, minimum: int, growth: float) -> int:
     """Return the size of the block that starts `depth` bytes into the prompt: a multiple of 4, never under `minimum`."""
     return max(minimum, int(depth * growth) // BYTES_PER_TOKEN * BYTES_PER_TOKEN)
+
+
+def bytes_of(blocks: int, minimum: int, growth: float) -> int:
+    """Return how many bytes lie in the first `blocks` blocks."""
+    depth = 0
+    for _ in range(blocks):
+        depth += block_bytes(depth, minimum, growth)
+    return depth
 
 
 def seed(request: InferenceRequest) -> int:

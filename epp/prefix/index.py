@@ -32,8 +32,8 @@ RETIRED_MAX = 64
 """Forgotten endpoints not yet swept; one more sweeps the oldest at once, in the call that forgets."""
 FEW_BITS = 8
 """Up to here bits are visited one by one, beyond they are unpacked as a whole."""
-BYTES_PER_KEY = 250
-"""Most bytes a block costs, whoever holds it, at up to 60 endpoints: the key, a mask and an entry in each of two dicts."""
+BYTES_PER_KEY = 190
+"""Most bytes a block costs, whoever holds it, beside the bits of its mask: key, mask and an entry in each of two dicts."""
 BYTES_PER_PATH = 200
 """Most bytes an end or a fork costs."""
 UNLIMITED = 1 << 62
@@ -207,12 +207,14 @@ class PrefixIndex:
     def _falls(self, keys: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Yield (blocks held, lanes that hold exactly so many), shallow first; those that hold nothing are left out."""
         masks, live = self._masks, self._live
-        depth, alive = 0, masks.get(keys[0], 0) & live
-        while alive:
+        depth, alive, last = 0, masks.get(keys[0], 0) & live, masks.get(keys[-1], 0) & live
+        while alive != last:
             now = alive
             depth = bisect_left(keys, True, lo=depth + 1, key=lambda key: masks.get(key, 0) & live != now)
-            alive = masks.get(keys[depth], 0) & live if depth < len(keys) else 0
+            alive = masks.get(keys[depth], 0) & live
             yield depth, now ^ alive
+        if last:
+            yield len(keys), last
 
     def _slots_of(self, lanes: int) -> list[int] | IntColumn:
         """Return the slots of the bits set, without a loop over all of them when there are many."""

@@ -1,0 +1,107 @@
+"""Strategies in order of preference: the first that can answer and knows something does, and the sheet says why others did not.
+
+All of them learn from every request, whoever answered, so that falling through to the next one never starts cold.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from enum import Enum
+
+from epp.model.decision import Decision, Usage
+from epp.model.match import IntColumn, Match
+from epp.model.request import InferenceRequest
+from epp.model.snapshot import Snapshot
+from epp.prefix.strategy import HEALTHY, Condition, Health, Keys, Size, Strategy
+
+NAME = "chain"
+NOTHING_KNOWN = "knows nothing of this prompt"
+
+
+class Verdict(Enum):
+    """What came of asking one strategy; few, since they are values of a label."""
+
+    ANSWERED = "answered"
+    UNAVAILABLE = "unavailable"
+    NOTHING_KNOWN = "nothing-known"
+
+
+class Chain:
+    """The strategy `chain`: others, asked in order.
+
+    Args:
+        strategies: at least one; the first is preferred. They are driven by the chain alone.
+    """
+
+    def __init__(self, strategies: Sequence[Strategy]) -> None:
+        self._strategies = tuple(strategies)
+        self._verdicts: Counter[tuple[str, Verdict]] = Counter()
+
+    @property
+    def name(self) -> str:
+        """`chain`."""
+        return NAME
+
+    @property
+    def strategies(self) -> tuple[Strategy, ...]:
+        """Those that are asked, in order."""
+        return self._strategies
+
+    @property
+    def verdicts(self) -> Mapping[tuple[str, Verdict], int]:
+        """How often asking a strategy, by name, came to which end; only grows."""
+        return self._verdicts
+
+    def health(self) -> Health:
+        """Healthy when the preferred strategy is, unavailable when all are, degraded otherwise, with the preferred one's reason."""
+        first = self._strategies[0].health()
+        if first.condition is Condition.HEALTHY:
+            return HEALTHY
+        alive = any(strategy.health().condition is not Condition.UNAVAILABLE for strategy in self._strategies)
+        condition = Condition.DEGRADED if alive else Condition.UNAVAILABLE
+        return Health(condition, f"{self._strategies[0].name}: {first.reason}")
+
+    def prepare(self, request: InferenceRequest) -> Sequence[Keys]:
+        """Return what each strategy prepares. Those that cut prompts alike share the work, see `blocks.shared_blocks`."""
+        return [strategy.prepare(request) for strategy in self._strategies]
+
+    def match(self, keys: Sequence[Keys], request: InferenceRequest, snapshot: Snapshot, slots: IntColumn) -> Match | None:
+        """Return the first answer that gives any candidate a token; None when there is none."""
+        passed_over: list[str] = []
+        for strategy, own in zip(self._strategies, keys, strict=True):
+            health = strategy.health()
+            if health.condition is Condition.UNAVAILABLE:
+                verdict, reason = Verdict.UNAVAILABLE, health.reason
+            else:
+                found = strategy.match(own, request, snapshot, slots)
+                if found is not None and found.tokens[slots].any():
+                    self._verdicts[strategy.name, Verdict.ANSWERED] += 1
+                    return replace(found, passed_over=passed_over) if passed_over else found
+                verdict, reason = Verdict.NOTHING_KNOWN, NOTHING_KNOWN
+            self._verdicts[strategy.name, verdict] += 1
+            passed_over.append(f"{strategy.name}: {reason}")
+        return None
+
+    def record(self, keys: Sequence[Keys], request: InferenceRequest, snapshot: Snapshot, slot: int, now_s: float) -> None:
+        """Tell all of them where the request went."""
+        for strategy, own in zip(self._strategies, keys, strict=True):
+            strategy.record(own, request, snapshot, slot, now_s)
+
+    def learn(self, decision: Decision, usage: Usage) -> None:
+        """Tell all of them what the server reported; each knows by `decision.strategy` whether the belief was its own."""
+        for strategy in self._strategies:
+            strategy.learn(decision, usage)
+
+    def forget(self, slot: int) -> None:
+        """Tell all of them that the endpoint is gone."""
+        for strategy in self._strategies:
+            strategy.forget(slot)
+
+    def size(self) -> Size:
+        """Return the sums of all of them; of tokens the most any of them believes in, since they believe in the same ones."""
+        sizes = [strategy.size() for strategy in self._strategies]
+        return Size(
+            entries=sum(size.entries for size in sizes),
+            bytes=sum(size.bytes for size in sizes),
+            tokens=max(size.tokens for size in sizes),
+        )
