@@ -1,9 +1,25 @@
-"""What a model server says about itself, whatever its make.
+"""What a model server says about itself, whatever its make: which series of its page mean what.
 
-`Sample` is one reading of an endpoint; the poller makes it, `PoolState.update` takes it.
+The poller keeps a `Reader` per endpoint and gives it every page; it answers with a `Sample`, which `PoolState.update` takes. Names
+of the built-in engines are those of the model-server protocol of the Gateway API inference extension; others are described in the
+configuration (`engineConfigs`), in the same words as the reference's.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from epp.errors import ConfigError
+from epp.model.endpoint import ENGINE_LABEL, Endpoint
+from epp.pool.exposition import Family, Series, Spec, parse_spec, value
+
+LEGACY_ENGINE_LABEL = "inference.networking.k8s.io/engine-type"
+NUMBER_MAX = 1e9
+"""No count of requests, tokens or blocks is larger; what claims to be is cut, so that columns stay finite."""
+ADAPTERS_PER_ENDPOINT_MAX = 256
+"""LoRA adapters of one endpoint that are looked at, in alphabetical order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,3 +42,201 @@ class Sample:
     """LoRA adapters that wait for a place."""
     adapters_max: int = 0
     """Places for adapters; 0 when unknown."""
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    """An engine as the configuration describes it. A metric is `name` or `name{label=value,...}`; empty means there is none."""
+
+    name: str
+    queued_requests_spec: str = ""
+    running_requests_spec: str = ""
+    kv_usage_spec: str = ""
+    lora_spec: str = ""
+    """Series with the labels `max_lora`, `running_lora_adapters` and `waiting_lora_adapters`; its value is a time."""
+    cache_info_spec: str = ""
+    """Series whose labels hold block size and number of blocks."""
+    cache_block_size_label_name: str = "block_size"
+    cache_num_blocks_label_name: str = "num_gpu_blocks"
+    cache_block_size_spec: str = ""
+    """Series whose value is the block size, for engines without a cache info."""
+    cache_num_blocks_spec: str = ""
+    custom_metrics: tuple[Mapping[str, Any], ...] = ()
+    """Not supported: there is nothing yet that could read them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """Where an engine reports what. None where it does not."""
+
+    waiting: Spec | None = None
+    running: Spec | None = None
+    kv_usage: Spec | None = None
+    lora: Spec | None = None
+    cache_info: Spec | None = None
+    block_label: str = ""
+    blocks_label: str = ""
+    block_tokens: Spec | None = None
+    blocks: Spec | None = None
+
+
+BUILT_IN = (
+    EngineConfig(
+        name="vllm",
+        queued_requests_spec="vllm:num_requests_waiting",
+        running_requests_spec="vllm:num_requests_running",
+        kv_usage_spec="vllm:kv_cache_usage_perc",
+        lora_spec="vllm:lora_requests_info",
+        cache_info_spec="vllm:cache_config_info",
+    ),
+    EngineConfig(
+        name="sglang",
+        queued_requests_spec="sglang:num_queue_reqs",
+        running_requests_spec="sglang:num_running_reqs",
+        kv_usage_spec="sglang:token_usage",
+        cache_info_spec="sglang:cache_config_info",
+        cache_block_size_label_name="page_size",
+        cache_num_blocks_label_name="num_pages",
+    ),
+    EngineConfig(
+        name="trtllm-serve",
+        queued_requests_spec="trtllm_num_requests_waiting",
+        running_requests_spec="trtllm_num_requests_running",
+        kv_usage_spec="trtllm_kv_cache_utilization",
+        cache_block_size_spec="trtllm_kv_cache_tokens_per_block",
+        cache_num_blocks_spec="trtllm_kv_cache_max_blocks",
+    ),
+    EngineConfig(
+        name="triton-tensorrt-llm",
+        queued_requests_spec="nv_trt_llm_request_metrics{request_type=waiting}",
+        running_requests_spec="nv_trt_llm_request_metrics{request_type=scheduled}",
+        kv_usage_spec="nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=fraction}",
+        cache_block_size_spec="nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=tokens_per}",
+        cache_num_blocks_spec="nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=max}",
+    ),
+    EngineConfig(
+        name="triton",
+        queued_requests_spec="nv_inference_pending_request_count",
+        running_requests_spec="nv_inference_exec_count",
+    ),
+)
+
+
+class Engines:
+    """The engines that are known by name, and which endpoint is of which make.
+
+    Args:
+        configs: engines beside the built-in ones; one with a built-in name replaces it.
+        default: what an endpoint is whose label is missing or unknown.
+        label: name of the label that tells; the older name of it is read as well.
+        path: where in the configuration file this stands, for errors.
+
+    Raises:
+        ConfigError: a metric that is none, an engine twice, a reserved name, or a default that does not exist.
+    """
+
+    def __init__(
+        self, configs: Sequence[EngineConfig] = (), *, default: str = "vllm", label: str = ENGINE_LABEL, path: str = ""
+    ) -> None:
+        self._engines = {config.name: _engine(config, "") for config in BUILT_IN}
+        prefix = f"{path}." if path else ""
+        seen: set[str] = set()
+        for index, config in enumerate(configs):
+            where = f"{prefix}engineConfigs[{index}]"
+            if config.name in ("", "default"):
+                raise ConfigError(f"an engine cannot be called {config.name!r}", f"{where}.name")
+            if config.name in seen:
+                raise ConfigError(f"engine {config.name!r} is described twice", f"{where}.name")
+            seen.add(config.name)
+            self._engines[config.name] = _engine(config, where)
+        if default not in self._engines:
+            raise ConfigError(f"no engine {default!r}; there are {', '.join(sorted(self._engines))}", f"{prefix}defaultEngine")
+        self._default = self._engines[default]
+        self._label = label
+
+    def of(self, endpoint: Endpoint) -> Engine:
+        """Return the engine of an endpoint."""
+        name = endpoint.labels.get(self._label) or endpoint.labels.get(LEGACY_ENGINE_LABEL, "")
+        return self._engines.get(name, self._default)
+
+
+class Reader:
+    """Reads the pages of one endpoint. Cost: about 20 us for a page of 50 kB of which little has changed."""
+
+    __slots__ = ("_engine", "_families", "_last", "_sample")
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        specs = (
+            engine.waiting, engine.running, engine.kv_usage, engine.lora,
+            engine.cache_info, engine.block_tokens, engine.blocks,
+        )  # fmt: skip
+        self._families = {spec.name: Family(spec.name) for spec in specs if spec is not None}
+        self._last: dict[str, Sequence[Series]] = {}
+        self._sample = Sample()
+
+    def read(self, page: bytes) -> Sample:
+        """Return what a page says; the same object as before when it says the same."""
+        series = {name: family.read(page) for name, family in self._families.items()}
+        if any(series[name] is not self._last.get(name) for name in series):
+            self._last = series
+            self._sample = _sample(self._engine, series)
+        return self._sample
+
+
+def _sample(engine: Engine, series: Mapping[str, Sequence[Series]]) -> Sample:
+    def number(spec: Spec | None) -> float | None:
+        found = None if spec is None else value(series[spec.name], spec.labels)
+        return None if found is None else min(NUMBER_MAX, max(0.0, found))
+
+    block_tokens, blocks = number(engine.block_tokens), number(engine.blocks)
+    info = _labels(engine.cache_info, series)
+    lora = _labels(engine.lora, series)
+    kv_usage = number(engine.kv_usage)
+    return Sample(
+        waiting=number(engine.waiting),
+        running=number(engine.running),
+        kv_usage=None if kv_usage is None else min(1.0, kv_usage),
+        block_tokens=_integer(info.get(engine.block_label)) if block_tokens is None else int(block_tokens),
+        blocks=_integer(info.get(engine.blocks_label)) if blocks is None else int(blocks),
+        adapters=_names(lora.get("running_lora_adapters", "")),
+        adapters_waiting=_names(lora.get("waiting_lora_adapters", "")),
+        adapters_max=_integer(lora.get("max_lora")) or 0,
+    )
+
+
+def _labels(spec: Spec | None, series: Mapping[str, Sequence[Series]]) -> Mapping[str, str]:
+    """Return the labels of an info series; of several the one with the highest value, which for LoRA is the latest."""
+    if spec is None:
+        return {}
+    found = [one for one in series[spec.name] if all(one.labels.get(name) == wanted for name, wanted in spec.labels)]
+    return max(found, key=lambda one: one.value).labels if found else {}
+
+
+def _names(text: str) -> frozenset[str]:
+    names = sorted({name.strip() for name in text.split(",")} - {""})
+    return frozenset(names[:ADAPTERS_PER_ENDPOINT_MAX])
+
+
+def _integer(text: str | None) -> int | None:
+    """Return a label value as a whole number; None for `None`, which vLLM writes while it does not know yet, and for nonsense."""
+    return int(text) if text is not None and text.isascii() and text.isdecimal() and len(text) < 10 else None
+
+
+def _engine(config: EngineConfig, path: str) -> Engine:
+    if config.custom_metrics:
+        raise ConfigError("custom metrics are not supported", f"{path}.customMetrics")
+
+    def spec(text: str, name: str) -> Spec | None:
+        return parse_spec(text, f"{path}.{name}") if text else None
+
+    return Engine(
+        waiting=spec(config.queued_requests_spec, "queuedRequestsSpec"),
+        running=spec(config.running_requests_spec, "runningRequestsSpec"),
+        kv_usage=spec(config.kv_usage_spec, "kvUsageSpec"),
+        lora=spec(config.lora_spec, "loraSpec"),
+        cache_info=spec(config.cache_info_spec, "cacheInfoSpec"),
+        block_label=config.cache_block_size_label_name,
+        blocks_label=config.cache_num_blocks_label_name,
+        block_tokens=spec(config.cache_block_size_spec, "cacheBlockSizeSpec"),
+        blocks=spec(config.cache_num_blocks_spec, "cacheNumBlocksSpec"),
+    )

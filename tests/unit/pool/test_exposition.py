@@ -1,0 +1,101 @@
+"""Single series off real and odd pages."""
+
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from epp.errors import ConfigError
+from epp.pool.exposition import LINE_BYTES_MAX, Family, Spec, parse_spec, value
+
+VLLM_PAGE = (Path(__file__).parents[2] / "data" / "vllm_metrics.txt").read_bytes()
+
+
+def test_every_gauge_and_counter_of_a_real_page_reads_as_a_full_parse_does():
+    families = [family for family in text_string_to_metric_families(VLLM_PAGE.decode()) if family.type in ("gauge", "counter")]
+    samples = [sample for family in families for sample in family.samples]
+    names = {sample.name for sample in samples}
+    assert len(names) > 50
+    for name in names:
+        wanted = [(sample.labels, sample.value) for sample in samples if sample.name == name]
+        assert [(one.labels, one.value) for one in Family(name).read(VLLM_PAGE)] == wanted, name
+
+
+def test_a_name_that_another_begins_with():
+    page = b"up_total 3\nup 1\nupper 2\n"
+    assert value(Family("up").read(page)) == 1
+
+
+def test_names_in_comments_and_label_values_are_not_series():
+    page = b'# HELP up up 7\n# TYPE up gauge\nother{text="\\nup 8"} 1\nup 9\n'
+    assert value(Family("up").read(page)) == 9
+
+
+def test_the_same_lines_are_not_parsed_again():
+    family = Family("up")
+    first = family.read(b"up 1\n")
+    assert family.read(b"# HELP moved\nup 1\nother 5\n") is first
+    assert value(family.read(b"# HELP moved\nup 2\nother 5\n")) == 2
+
+
+def test_a_series_that_goes_away():
+    family = Family("up")
+    assert value(family.read(b"x 1\nup 1\n")) == 1
+    assert value(family.read(b"x 1\n")) is None
+    assert value(family.read(b"")) is None
+
+
+def test_a_page_cut_in_the_middle_of_a_line():
+    assert value(Family("up").read(b'up{a="b')) is None
+    assert value(Family("up").read(b"up")) is None
+
+
+def test_of_several_series_the_newest_by_timestamp():
+    assert value(Family("up").read(b'up{e="0"} 1 100\nup{e="1"} 2 300\nup{e="2"} 3 200\nup{e="3"} 4\n')) == 2
+
+
+def test_of_several_series_without_timestamps_the_first():
+    assert value(Family("up").read(b'up{e="0"} 1\nup{e="1"} 2\n')) == 1
+
+
+def test_only_series_with_the_wanted_labels():
+    series = Family("up").read(b'up{e="0",k="a"} 1\nup{k="b",e="1"} 2\n')
+    assert value(series, (("k", "b"),)) == 2
+    assert value(series, (("k", "c"),)) is None
+
+
+@pytest.mark.parametrize("text", ["NaN", "+Inf", "-Inf", "Inf"])
+def test_values_that_are_no_numbers(text):
+    assert value(Family("up").read(f"up {text}\n".encode())) is None
+
+
+@pytest.mark.parametrize(
+    "line", ["up one", "up", "up{ 1", 'up{a="b} 1', "up 1 2 3", "up{} ", 'up{a="' + "b" * LINE_BYTES_MAX + '"} 1']
+)
+def test_lines_that_are_no_samples_are_passed_over(line):
+    assert value(Family("up").read(f"{line}\nup 5\n".encode())) == 5
+
+
+def test_windows_line_ends():
+    assert value(Family("up").read(b"a 1\r\nup 5\r\n")) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("a:b", Spec("a:b")),
+        ("a{}", Spec("a")),
+        ("a{x=y}", Spec("a", (("x", "y"),))),
+        (' a { x = "y, z" , w=v } ', Spec("a", (("x", "y, z"), ("w", "v")))),
+        (r'a{x="\"\\"}', Spec("a", (("x", '"\\'),))),
+    ],
+)
+def test_specs(text, spec):
+    assert parse_spec(text) == spec
+
+
+@pytest.mark.parametrize("text", ["", "1a", "a{", "a{x}", "a{x=}", "a b", "a{x=y}z", "a{=y}"])
+def test_specs_that_mean_nothing(text):
+    with pytest.raises(ConfigError, match=r"^where: ") as caught:
+        parse_spec(text, "where")
+    assert caught.value.path == "where"
