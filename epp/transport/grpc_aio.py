@@ -12,7 +12,6 @@ import asyncio
 import logging
 import traceback
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import grpc
@@ -170,16 +169,17 @@ class _Stream:
         """Carry the stream from its first message to its status."""
         try:
             handler = accept(self)
-        except Exception as error:  # noqa: BLE001 - whatever it is, only this stream may suffer from it
-            self._blame(error)
-        else:
             try:
                 await self._carry(handler)
             finally:
                 self._over = True
-                self._guard(handler.end)
-                if self._flusher is not None:
-                    self._flusher.cancel()
+                handler.end()
+        except Exception as error:  # noqa: BLE001 - whatever the handler raises, only this stream may suffer from it
+            self._blame(error)
+        finally:
+            self._reader = None
+            if self._flusher is not None:
+                self._flusher.cancel()
         if self._end is not None and self._end[0] is not grpc.StatusCode.OK:
             await self._context.abort(*self._end)
 
@@ -204,38 +204,40 @@ class _Stream:
             # to its buffers until it completes.
 
     async def _read(self, handler: StreamHandler) -> None:
-        """Give every message to the handler, and write out what it queues meanwhile."""
-        read = self._context.read
+        """Give every message to the handler, and write out what it queues meanwhile.
+
+        Cost: this is the path of every chunk of every response, so the write is spelled out here instead of called.
+        """
+        read, write, queue, receive = self._context.read, self._context.write, self._queue, handler.receive
+        eof = grpc.aio.EOF
         while self._end is None:
             message = await read()
-            if message is grpc.aio.EOF:
+            if message is eof:
                 return
             self._receiving = True
-            try:
-                handler.receive(message)
-            except Exception as error:  # noqa: BLE001 - whatever it is, only this stream may suffer from it
-                self._blame(error)
+            receive(message)
             self._receiving = False
-            if self._queue and not self._writing:
-                await self._write()
-
-    async def _write(self) -> None:
-        """Write out the queue, and what is added to it meanwhile."""
-        self._writing = True
-        queue, write = self._queue, self._context.write
-        while queue:
-            message = queue.popleft()
-            await write(message)
-            self._pending -= len(message)
-        self._writing = False
+            if self._writing:
+                continue
+            self._writing = True
+            while queue:
+                message = queue.popleft()
+                await write(message)
+                self._pending -= len(message)
+            self._writing = False
 
     async def _flush(self, wake: asyncio.Event) -> None:
         """Write out the queue each time it is woken; then, if the stream has been ended, get the reader out of its read."""
+        queue, write = self._queue, self._context.write
         try:
-            while self._queue or not self._over:
+            while queue or not self._over:
                 await wake.wait()
                 wake.clear()
-                await self._write()
+                while queue:
+                    message = queue.popleft()
+                    await write(message)
+                    self._pending -= len(message)
+                self._writing = False
         except grpc.aio.BaseError:
             return  # As in `_carry`.
         self._stop_reading()
@@ -269,12 +271,6 @@ class _Stream:
     def _stop_reading(self) -> None:
         if self._end is not None and self._reader is not None:
             self._reader.cancel()
-
-    def _guard(self, call: Callable[[], None]) -> None:
-        try:
-            call()
-        except Exception as error:  # noqa: BLE001 - as in `run`
-            self._blame(error)
 
     def _blame(self, error: Exception) -> None:
         """End the stream for an exception of the handler. Its message is not logged: it may quote what the client sent."""

@@ -163,7 +163,7 @@ def cost_us(server: Server, work: Work, units: int) -> float:
 
 def measure(quick: bool) -> list[Row]:
     """Return the rows of this bench; the targets are for a message, since a stream's own cost is grpc's."""
-    rounds, scale = (1, 1) if quick else (9, 10)
+    rounds, scale = (1, 1) if quick else (21, 4)
     loads: list[tuple[str, Work, int]] = [
         ("chunk, unpaced", long_streams, 40 * scale),
         ("chunk, paced", paced_streams, 8 * scale),

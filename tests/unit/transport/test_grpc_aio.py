@@ -74,6 +74,22 @@ def test_a_configured_message_bound_holds():
     asyncio.run(main())
 
 
+def test_a_handler_may_speak_first():
+    def accept(outlet):
+        outlet.send(b"hello")
+        return Recorder(outlet)
+
+    async def main():
+        async with serving(accept) as (_, port), calling(port) as open_stream:
+            call = open_stream()
+            assert await call.read() == b"hello"
+            await call.write(b"x")
+            assert await call.read() == b"x"
+            call.cancel()
+
+    asyncio.run(main())
+
+
 def test_one_message_may_have_many_answers_or_none():
     def answer(stream: Recorder, message: bytes) -> None:
         for i in range(int(message)):
