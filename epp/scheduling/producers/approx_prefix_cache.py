@@ -30,11 +30,12 @@ class ApproxPrefixCacheProducer(Producer, frozen=True):
         int, Meta(ge=1, le=1 << 16, description="Blocks of a prompt that are looked at, if `maxPrefixTokensToMatch` is 0.")
     ] = 2048
     lru_capacity_per_server: Annotated[
-        int | None,
-        Meta(ge=1, description="Cache of an endpoint that reports none, in blocks of `blockSizeTokens`; the reference's unit."),
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Cache of an endpoint that reports none, in blocks of `blockSizeTokens`; the reference's unit."),
     ] = None
     capacity_tokens: Annotated[
-        int | None, Meta(ge=1, description=f"The same in tokens; {CAPACITY_TOKENS} when neither of the two is given.")
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description=f"The same in tokens; {CAPACITY_TOKENS} when neither of the two is given."),
     ] = None
 
     def check(self) -> None:

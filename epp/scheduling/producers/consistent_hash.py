@@ -19,8 +19,8 @@ class ConsistentHashProducer(Producer, frozen=True):
     ] = LOAD_FACTOR
     load_floor: Annotated[int, Meta(ge=0, description="Requests that an endpoint may have whatever the mean.")] = LOAD_FLOOR
     key_depth_bytes: Annotated[
-        int | None,
-        Meta(ge=1, description="Bytes of the prompt that make the key, rounded up to a block; null: until few others share it."),
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Bytes of the prompt that make the key, rounded up to a block; null: until few others share it."),
     ] = None
     block_size_tokens: Annotated[int, Meta(ge=1, le=65536, description="Size of the first blocks, in tokens of 4 bytes.")] = 16
     block_growth: Annotated[
