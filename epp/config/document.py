@@ -14,6 +14,8 @@ from msgspec import Meta
 
 from epp.config.sections import Limits, Scrape, Server, Strategy
 
+ApiVersion = Literal["llm-d.ai/v1alpha1", "llm-d.ai/v1", "inference.networking.x-k8s.io/v1alpha1"]
+Name = Annotated[str, Meta(min_length=1)]
 Weight = Annotated[float, Meta(ge=0)]
 
 
@@ -24,7 +26,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class PluginRef(Section, frozen=True):
     """Names a plugin of the `plugins` list."""
 
-    plugin_ref: Annotated[str, Meta(min_length=1, description="Name of a plugin of the `plugins` list.")]
+    plugin_ref: Annotated[Name, Meta(description="Name of a plugin of the `plugins` list.")]
 
 
 class PluginSpec(Section, frozen=True):
@@ -59,12 +61,19 @@ class SourceSpec(PluginRef, frozen=True):
     extractors: Annotated[tuple[PluginRef, ...], Meta(description="Extractors that read this source.")] = ()
 
 
+class Discovery(Section, frozen=True):
+    """Who says which endpoints there are; newer files of the reference write it one level deeper."""
+
+    plugin_ref: Annotated[Name | None, Meta(description="Name of a plugin of the `plugins` list.")] = None
+    endpoints: Annotated[PluginRef | None, Meta(description="The same, as newer files have it.")] = None
+
+
 class DataLayer(Section, frozen=True):
     """Where knowledge of endpoints comes from."""
 
     inject_defaults: Annotated[bool, Meta(description="Add the metrics source and the core extractor.")] = True
     sources: Annotated[tuple[SourceSpec, ...], Meta(description="Sources, if not the default ones.")] = ()
-    discovery: Annotated[PluginRef | None, Meta(description="Who says which endpoints there are; absent: Kubernetes.")] = None
+    discovery: Annotated[Discovery | None, Meta(description="Who says which endpoints there are; absent: Kubernetes.")] = None
     peer_discovery: Annotated[PluginRef | None, Meta(description="Not available here.")] = None
     cross_replica_syncer_plugin_ref: Annotated[str | None, Meta(description="Not available here.")] = None
     cross_replica_sync_interval: Annotated[str | None, Meta(description="Not available here.")] = None
@@ -108,9 +117,7 @@ class FlowControl(Section, frozen=True):
 class EndpointPickerConfig(Section, frozen=True):
     """A whole configuration file."""
 
-    api_version: Annotated[
-        Literal["llm-d.ai/v1alpha1", "inference.networking.x-k8s.io/v1alpha1"], Meta(description="Version of the format.")
-    ] = "llm-d.ai/v1alpha1"
+    api_version: Annotated[ApiVersion, Meta(description="Version of the format.")] = "llm-d.ai/v1alpha1"
     kind: Annotated[Literal["EndpointPickerConfig"], Meta(description="What the file is.")] = "EndpointPickerConfig"
     feature_gates: Annotated[
         tuple[str, ...], Meta(description="Gates to open, as `name` or `name=true`; `name=false` shuts one.")

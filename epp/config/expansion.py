@@ -76,9 +76,11 @@ def references(config: EndpointPickerConfig) -> Iterable[tuple[str, str]]:
             yield f"dataLayer.sources[{index}].extractors[{place}].pluginRef", extractor.plugin_ref
     for index, parser in enumerate(config.request_handler.parsers):
         yield f"requestHandler.parsers[{index}].pluginRef", parser.plugin_ref
-    flow = config.flow_control
+    flow, discovery = config.flow_control, config.data_layer.discovery
+    if discovery is not None and discovery.plugin_ref is not None:
+        yield "dataLayer.discovery.pluginRef", discovery.plugin_ref
     single: tuple[tuple[str, PluginRef | None], ...] = (
-        ("dataLayer.discovery.pluginRef", config.data_layer.discovery),
+        ("dataLayer.discovery.endpoints.pluginRef", discovery.endpoints if discovery else None),
         ("dataLayer.peerDiscovery.pluginRef", config.data_layer.peer_discovery),
         ("parser.pluginRef", config.parser),
         ("saturationDetector.pluginRef", config.saturation_detector),
@@ -131,7 +133,7 @@ def _strategy_plugins(strategy: Strategy) -> list[PluginSpec]:
             )
     plugins = [PluginSpec(type=PRODUCERS[name], parameters=parameters[name]) for name in strategy.chain]
     if len(plugins) > 1:
-        plugins.append(PluginSpec(type=CHAIN, parameters={"producers": [plugin.label for plugin in plugins]}))
+        plugins.append(PluginSpec(type=CHAIN, parameters={"chain": [plugin.label for plugin in plugins]}))
     if strategy.tokenizer is not None:
         plugins.append(PluginSpec(type="token-producer", parameters=strategy.tokenizer))
     return plugins

@@ -25,10 +25,10 @@ MESSAGE, TEXT, FIELD, MEDIUM = b"\xff", b"\xfe", b"\xfd", b"\xfc"
 
 IMAGE_TOKENS = 640 * 360 // 1024
 """Estimate of one image, width x height / 1024 at the reference's default size; the real size stands only in the engine's reach."""
-VIDEO_TOKENS = 16 * IMAGE_TOKENS
-"""Estimate of one video: 16 sampled frames."""
-AUDIO_TOKENS = 0
-"""Not estimated, as in the reference."""
+VIDEO_TOKENS = 10 * IMAGE_TOKENS
+"""Estimate of one video, as in the reference: 10 seconds, one frame of each."""
+AUDIO_TOKENS = 10 * 25
+"""Estimate of one clip, as in the reference: 10 seconds of 25 tokens."""
 FILE_TOKENS = 0
 """A document: unknown."""
 

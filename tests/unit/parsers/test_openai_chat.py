@@ -7,7 +7,7 @@ import pytest
 
 from epp.errors import BadRequest, TokenizeError
 from epp.model.request import Api, RequestHead, prompt_tokens
-from epp.parsers.canonical import IMAGE_TOKENS, VIDEO_TOKENS
+from epp.parsers.canonical import AUDIO_TOKENS, IMAGE_TOKENS, VIDEO_TOKENS
 from epp.parsers.openai_chat import parse
 
 HEAD = RequestHead(path="/v1/chat/completions")
@@ -106,7 +106,7 @@ def test_video_and_audio():
         {"type": "file", "file": {"file_id": "f"}},
     ]
     request = chat({"role": "user", "content": parts})
-    assert request.media_tokens == VIDEO_TOKENS
+    assert request.media_tokens == VIDEO_TOKENS + 2 * AUDIO_TOKENS
     assert request.prompt != chat({"role": "user", "content": parts[:3]}).prompt
 
 
