@@ -83,7 +83,8 @@ def start(options: EnvoyOptions, directory: Path, *, concurrency: int = 1, binar
     admin_file.unlink(missing_ok=True)
     write(config, to_json(bootstrap(options)))
     program = binary or envoy_binary()
-    flags = ["--disable-hot-restart", "--concurrency", str(concurrency), "--admin-address-path", str(admin_file)]
+    flags = ["--disable-hot-restart", "--concurrency", str(concurrency), "--log-level", "warning"]
+    flags += ["--admin-address-path", str(admin_file)]
     child = Child("envoy", [str(program), "--config-path", str(config), *flags])
     try:
         child.wait_until(lambda: _ready(admin_file), READY_TIMEOUT_S, "it is ready")

@@ -9,6 +9,7 @@ from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutatio
 from envoy_data_plane.envoy.config.core.v3 import GrpcService, GrpcServiceEnvoyGrpc, TypedExtensionConfig
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
 from envoy_data_plane.envoy.config.route.v3 import (
+    HeaderMatcher,
     RetryPolicy,
     Route,
     RouteAction,
@@ -59,7 +60,7 @@ def listener(options: EnvoyOptions) -> Listener:
         stat_prefix="llm",
         stream_idle_timeout=timedelta(seconds=options.stream_idle_timeout_s),
         early_header_mutation_extensions=_early_mutations(options),
-        route_config=RouteConfiguration(virtual_hosts=[VirtualHost(name="all", domains=["*"], routes=[_route(options)])]),
+        route_config=RouteConfiguration(virtual_hosts=[VirtualHost(name="all", domains=["*"], routes=_routes(options))]),
         http_filters=_http_filters(options),
         access_log=[AccessLog(name="stdout", typed_config=Any.pack(StdoutAccessLog()))] if options.access_log else [],
     )
@@ -79,11 +80,21 @@ def _early_mutations(options: EnvoyOptions) -> list[TypedExtensionConfig]:
     return [extension("envoy.http.early_header_mutation.header_mutation", HeaderMutation(mutations=removals))]
 
 
-def _route(options: EnvoyOptions) -> Route:
-    """Return the one route. No timeout: a generation takes as long as it takes; `stream_idle_timeout_s` catches what hangs."""
+def _routes(options: EnvoyOptions) -> list[Route]:
+    """Return the routes, all to the pool; `EnvoyOptions.retries` tells why there are two.
+
+    No timeout: a generation takes as long as it takes; `stream_idle_timeout_s` catches what hangs.
+    """
+    once = RouteAction(cluster=POOL_CLUSTER, timeout=timedelta(0))
+    if not options.retries:
+        return [Route(match=RouteMatch(prefix="/"), route=once)]
     retries = RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=options.retries)
-    action = RouteAction(cluster=POOL_CLUSTER, timeout=timedelta(0), retry_policy=retries)
-    return Route(match=RouteMatch(prefix="/"), route=action)
+    again = RouteAction(cluster=POOL_CLUSTER, timeout=timedelta(0), retry_policy=retries)
+    announced = HeaderMatcher(name="trailer", present_match=True)
+    return [
+        Route(match=RouteMatch(prefix="/", headers=[announced]), route=once),
+        Route(match=RouteMatch(prefix="/"), route=again),
+    ]
 
 
 def _http_filters(options: EnvoyOptions) -> list[HttpFilter]:

@@ -97,7 +97,11 @@ class EnvoyOptions:
     """How long the picker may take for one answer; not applied while a body is full duplex."""
     connect_timeout_s: float = 2
     retries: int = 2
-    """Attempts after the first, only where the endpoint never saw the request."""
+    """Attempts after the first, only where the endpoint never saw the request. 0 for none.
+
+    With retries Envoy 1.40 sends the body of a request that ends with trailers twice (envoyproxy/envoy#45470), so a request that
+    announces trailers is not retried.
+    """
     streams_max: int = 40_000
     """Concurrent requests, connections and pending requests per cluster. Envoy's default, 1024, turns a busy hour into errors."""
     buffer_bytes: int = 1 << 20

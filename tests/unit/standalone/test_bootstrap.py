@@ -149,3 +149,12 @@ def test_buffered_modes_hold_a_whole_body():
     sizes = {mode: built(mode=mode)["staticResources"]["listeners"][0]["perConnectionBufferLimitBytes"] for mode in Mode}
     assert sizes[Mode.FULL_DUPLEX] == sizes[Mode.LEAN] == sizes[Mode.STREAMED] == 1 << 20
     assert sizes[Mode.BUFFERED] == sizes[Mode.BUFFERED_BOTH] == 64 << 20
+
+
+def test_what_the_server_never_saw_is_tried_again_unless_it_announces_trailers():
+    announced, other = manager(built())["routeConfig"]["virtualHosts"][0]["routes"]
+    assert announced["match"]["headers"] == [{"name": "trailer", "presentMatch": True}]
+    assert "retryPolicy" not in announced["route"]
+    assert other["route"]["retryPolicy"] == {"retryOn": "connect-failure,refused-stream", "numRetries": 2}
+    (only,) = manager(built(retries=0))["routeConfig"]["virtualHosts"][0]["routes"]
+    assert "retryPolicy" not in only["route"]
