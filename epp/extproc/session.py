@@ -22,6 +22,7 @@ from epp.extproc.events import (
     Reject,
     RequestHeaders,
     ResponseBody,
+    ResponseEvent,
     ResponseHeaders,
     ResponseTrailers,
 )
@@ -82,23 +83,27 @@ class Session:
         return finish[0].outcome if finish else None
 
     def _advance(self, event: Event) -> list[Action]:
-        if isinstance(event, ResponseBody):  # first: the most frequent by far
-            return self.response.receive(event)
-        if isinstance(event, ResponseHeaders):
-            self._learn_modes(event.modes)
-            given_up = []
-            if self.request.undecided:  # a timeout of Envoy's, which still wants our answer to it
-                self.response.local = True
-                given_up = self.request.give_up()
-            return given_up + self.response.receive(event)
-        if isinstance(event, ResponseTrailers):
-            return self.response.receive(event)
+        if isinstance(event, ResponseBody | ResponseHeaders | ResponseTrailers):
+            begins = self.response.state is ResponseState.IDLE
+            return self._begin_response(event) if begins else self.response.receive(event)
         if isinstance(event, RequestHeaders):
+            if self.response.state is not ResponseState.IDLE:
+                raise ProtocolError("RequestHeaders after the response has begun")
             self._learn_modes(event.modes)
         actions = self.request.receive(event)
         if isinstance(event, Decided):
             self.response.expect(event.decision)
         return actions
+
+    def _begin_response(self, event: ResponseEvent) -> list[Action]:
+        """Take the first of the response. Before the decision it is Envoy's own (a timeout), and still wants our answer."""
+        given_up: list[Action] = []
+        if self.request.undecided:
+            self.response.local = True
+            given_up = self.request.give_up()
+        if isinstance(event, ResponseHeaders):
+            self._learn_modes(event.modes)
+        return given_up + self.response.receive(event)
 
     def _learn_modes(self, said: Modes | None) -> None:
         """Set how both bodies come: as an option forces, as the gateway says, or as assumed."""
