@@ -21,7 +21,16 @@ PRODUCERS = {
 """Plugin type behind each name of a strategy's chain."""
 CHAIN = "prefix-chain-producer"
 PREFIX_PRODUCERS = frozenset([*PRODUCERS.values(), CHAIN])
-PREFIX_READERS = frozenset(["prefix-cache-scorer", "token-load-scorer", "marginal-cost-scorer", "prefix-cache-affinity-filter"])
+PREFIX_READERS = frozenset(
+    [
+        "prefix-cache-scorer",
+        "token-load-scorer",
+        "marginal-cost-scorer",
+        "dynamo-cost-scorer",
+        "prefix-cache-affinity-filter",
+        "cache-aware-filter",
+    ]
+)
 """Types that ask a prefix producer; the default one is added for them."""
 LOADS = {
     "marginal-cost": (("marginal-cost-scorer", 1.0),),

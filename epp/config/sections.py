@@ -57,6 +57,7 @@ class Scrape(OwnSection, frozen=True):
     idle_interval_ms: Annotated[int, Meta(ge=20, le=60_000, description="The same of an endpoint without.")] = 1000
     timeout_ms: Annotated[int, Meta(ge=10, le=60_000, description="Longest wait for a page.")] = 1000
     page_bytes_max: Annotated[int, Meta(ge=1024, le=64 << 20, description="Longest page that is read, in bytes.")] = 4 << 20
+    concurrency_max: Annotated[int, Meta(ge=1, le=65_536, description="Readings under way in all.")] = 256
 
 
 class Server(OwnSection, frozen=True):

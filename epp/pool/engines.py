@@ -7,9 +7,10 @@ configuration (`engineConfigs`), in the same words as the reference's.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from epp.errors import ConfigError
 from epp.model.endpoint import ENGINE_LABEL, Endpoint
@@ -47,21 +48,20 @@ class Sample:
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
     """An engine as the configuration describes it. A metric is `name` or `name{label=value,...}`; empty means there is none."""
 
-    name: str
-    queued_requests_spec: str = ""
-    running_requests_spec: str = ""
-    kv_usage_spec: str = ""
-    lora_spec: str = ""
-    """Series with the labels `max_lora`, `running_lora_adapters` and `waiting_lora_adapters`; its value is a time."""
-    cache_info_spec: str = ""
-    """Series whose labels hold block size and number of blocks."""
-    cache_block_size_label_name: str = "block_size"
-    cache_num_blocks_label_name: str = "num_gpu_blocks"
-    cache_block_size_spec: str = ""
-    """Series whose value is the block size, for engines without a cache info."""
-    cache_num_blocks_spec: str = ""
-    custom_metrics: tuple[Mapping[str, Any], ...] = ()
-    """Not supported: there is nothing yet that could read them."""
+    name: Annotated[str, Meta(description="What the label of an endpoint says.")]
+    queued_requests_spec: Annotated[str, Meta(description="Requests that wait.")] = ""
+    running_requests_spec: Annotated[str, Meta(description="Requests it works on.")] = ""
+    kv_usage_spec: Annotated[str, Meta(description="Share of the KV cache in use, 0..1.")] = ""
+    lora_spec: Annotated[
+        str,
+        Meta(description="With the labels `max_lora`, `running_lora_adapters`, `waiting_lora_adapters`; its value is a time."),
+    ] = ""
+    cache_info_spec: Annotated[str, Meta(description="Its labels hold block size and number of blocks.")] = ""
+    cache_block_size_label_name: Annotated[str, Meta(description="Label with the block size, in tokens.")] = "block_size"
+    cache_num_blocks_label_name: Annotated[str, Meta(description="Label with the number of blocks.")] = "num_gpu_blocks"
+    cache_block_size_spec: Annotated[str, Meta(description="Its value is the block size, where no label has it.")] = ""
+    cache_num_blocks_spec: Annotated[str, Meta(description="Its value is the number of blocks, where no label has it.")] = ""
+    custom_metrics: Annotated[tuple[Mapping[str, Any], ...], Meta(description="Must be empty: nothing reads them yet.")] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

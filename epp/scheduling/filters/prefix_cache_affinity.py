@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 import numpy as np
-from msgspec import Meta
+from msgspec import Meta, field
 
 from epp.errors import ConfigError
 from epp.model.match import BoolColumn
@@ -22,7 +22,9 @@ class PrefixCacheAffinityFilter(Filter, frozen=True):
 
     affinity_threshold: Annotated[float, Meta(ge=0, le=1, description="Share of the prompt that makes an endpoint a holder.")] = 0.8
     exploration_probability: Annotated[float, Meta(ge=0, le=1, description="Must be 0: picks are explainable.")] = 0.0
-    max_ttft_penalty_ms: Annotated[float, Meta(ge=0, description="Later than this, affinity no longer pays.")] = 18_000.0
+    max_ttft_penalty_ms: Annotated[float, Meta(ge=0, description="Later than this, affinity no longer pays.")] = field(
+        default=18_000.0, name="maxTTFTPenaltyMs"
+    )
     ttft_source: Annotated[Literal["prefillThroughput", "latencyPredictor"], Meta(description="How TTFT is estimated.")] = (
         "prefillThroughput"
     )
