@@ -57,27 +57,22 @@ class KvFeed:
         self._ranks: dict[tuple[str, int], int] = {}
         """(address, rank) -> how many endpoints have it."""
 
-    def attach(self, slot: int, endpoint: Endpoint, *, replayable: bool) -> Replay | None:
-        """Take an endpoint in, or take note that it changed; a new generation of it has lost its cache."""
-        before = self._endpoints.get(slot)
-        if before is not None and before.name == endpoint.name:
-            self._count_rank(before, -1)
-            self._count_rank(endpoint, 1)
-            self._endpoints[slot] = endpoint
-            return self._drive(slot, KvStream.restarted) if before.generation != endpoint.generation else None
+    def attach(self, slot: int, endpoint: Endpoint, *, replayable: bool) -> None:
+        """Take an endpoint in; whatever was known of its slot is forgotten."""
         self.forget(slot)
         self._endpoints[slot] = endpoint
         self._count_rank(endpoint, 1)
-        stream = KvStream(
-            Residency(self._lanes, slot, self.adapters),
-            slot,
-            replayable=replayable,
-            foreign=lambda rank: rank != self._endpoints[slot].rank and (self._endpoints[slot].address, rank) in self._ranks,
-        )
+
+        def foreign(rank: int) -> bool:
+            return rank != endpoint.rank and (endpoint.address, rank) in self._ranks
+
+        stream = KvStream(Residency(self._lanes, slot, self.adapters), slot, replayable=replayable, foreign=foreign)
         self._streams[slot] = stream
         self.standings[stream.standing] += 1
         self.version += 1
-        return None
+
+    def __contains__(self, slot: int) -> bool:
+        return slot in self._streams
 
     def forget(self, slot: int) -> None:
         """The endpoint in `slot` has gone. Constant time; what it held is swept later."""

@@ -13,8 +13,8 @@ What an endpoint is believed to hold is always a lower bound that was true when 
 may have been missed for good, everything is forgotten. So a degraded endpoint goes on answering with what it verifiably holds, and
 a recovering one with what it held a moment ago.
 
-A restart is seen in three ways: the sequence goes back; the endpoint's generation changes; or, since a fast engine may have passed
-the old number before we are connected again, a replay that starts *at the last batch we have* returns a different one.
+A restart is seen in three ways: discovery says so, which makes a new machine; the sequence goes back; or, since a fast engine may
+have passed the old number before we are connected again, a replay that starts *at the last batch we have* returns another one.
 """
 
 from collections import deque
@@ -114,14 +114,6 @@ class KvStream:
         self._linked = False
         self._judge()
 
-    def restarted(self) -> Replay | None:
-        """The endpoint began another life: it holds nothing of before."""
-        self._begin_epoch()
-        self._next, self._last_live = None, -1
-        command = self._ask(0) if self._replayable and self._linked else None
-        self._judge()
-        return command
-
     def receive_live(self, seq: int, payload: bytes, now_s: float) -> Replay | None:
         """Take a message of the live stream. `now_s` is wall time, for the lag."""
         self._linked = True
@@ -145,10 +137,10 @@ class KvStream:
             return None
         if seq == END_OF_REPLAY:
             command = self._finish(now_s)
-        elif not self._replaying:
-            command = self._begin_replay(seq, payload, now_s)
-        else:
+        elif self._replaying:
             command = self._go_on(seq, payload, now_s)
+        else:
+            command = self._begin_replay(seq, payload, now_s)
         self._judge()
         return command
 
@@ -157,7 +149,8 @@ class KvStream:
         if ticket != self._ticket or self._asked is None:
             return None
         self.counts.replay_failures += 1
-        command = self._give_up(now_s)
+        resumable = self._replaying and self._attempts <= ATTEMPTS_MAX
+        command = self._ask(self._probe_from()) if resumable else self._give_up(now_s)
         self._judge()
         return command
 
@@ -198,7 +191,10 @@ class KvStream:
         self._next = seq
 
     def _go_on(self, seq: int, payload: bytes, now_s: float) -> Replay | None:
-        if self._next is None or seq > self._next:  # The engine's own buffer has a hole.
+        if self._next is not None and seq > self._next:
+            # A ROUTER socket drops what a slow connection cannot take; what is missing can be asked for again.
+            if self._attempts <= ATTEMPTS_MAX:
+                return self._ask(self._probe_from())
             self._start_over(seq)
         if seq == self._next:
             self._apply(seq, payload, now_s)

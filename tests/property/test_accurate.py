@@ -57,7 +57,7 @@ class Wire:
             for reply in self.engine.replay(command.from_seq):
                 self.ask(self.feed.receive_replay(command, *reply, 0.0))
 
-    def step(self, name, value):  # noqa: C901
+    def step(self, name, value):  # noqa: C901, PLR0912
         engine = self.engine
         match name:
             case "cache":

@@ -413,13 +413,44 @@ class TestStream:
             assert rig.match(PROMPT) == [16]
             assert rig.report(0).epoch == 0
 
-    def test_a_new_generation_of_the_endpoint_holds_nothing(self):
+    def test_another_life_of_the_endpoint_holds_nothing(self):
         rig = Rig(replayable=True)
         rig.cache(0, PROMPT)
         rig.engines[0].restart()
-        rig.do(0, rig.feed.attach(0, endpoint(0, generation="uid-2"), replayable=True))
+        rig.feed.attach(0, endpoint(0, generation="uid-2"), replayable=True)
+        rig.do(0, rig.feed.connected(0))
         assert rig.match(PROMPT) is None
         assert rig.standing(0) is Standing.EXACT
+
+    def test_replies_that_were_dropped_are_asked_for_again(self):
+        rig = Rig(replayable=True)
+        rig.cache(0, PROMPT[:4])
+        engine, feed = rig.engines[0], rig.feed
+        for number in range(4):
+            engine.cache([number] * 8)
+        command = feed.receive_live(0, *engine.cache(PROMPT), 0.0)
+        replies = engine.replay(0)
+        assert feed.receive_replay(command, *replies[0], 0.0) is None
+        assert feed.receive_replay(command, *replies[1], 0.0) is None
+        again = feed.receive_replay(command, *replies[3], 0.0)
+        assert (again.from_seq, again.delay_s > 0) == (1, True)
+        rig.do(0, again)
+        assert rig.standing(0) is Standing.EXACT
+        assert [rig.match([number] * 9) for number in range(4)] == [[8]] * 4
+
+    def test_a_replay_that_breaks_off_is_resumed(self):
+        rig = Rig(replayable=True)
+        rig.cache(0, PROMPT[:4])
+        engine, feed = rig.engines[0], rig.feed
+        engine.cache([1] * 8)
+        command = feed.receive_live(0, *engine.cache(PROMPT), 0.0)
+        feed.receive_replay(command, *engine.replay(0)[0], 0.0)
+        again = feed.replay_failed(command, 0.0)
+        assert again.from_seq == 0
+        assert rig.standing(0) is Standing.RECOVERING
+        rig.do(0, again)
+        assert rig.standing(0) is Standing.EXACT
+        assert rig.match(PROMPT) == [16]
 
     def test_overrun_replay_buffer(self):
         rig = Rig(replayable=True, ring=3)
