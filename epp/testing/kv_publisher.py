@@ -80,7 +80,7 @@ class KvPublisher:
             self._pub.close(linger=0)
             self._pub = None
         if self._context is not None:
-            self._context.term()
+            self._context.destroy(linger=0)
             self._context = None
 
     async def restart(self) -> None:
@@ -155,19 +155,16 @@ class KvPublisher:
         }
 
     async def _serve_replay(self, router: "zmq.asyncio.Socket") -> None:
-        try:
-            while True:
-                frames = await router.recv_multipart()
-                if len(frames) != 3 or len(frames[2]) != 8:
-                    continue
-                peer, first = frames[0], int.from_bytes(frames[2], "big")
-                topic = [self.options.topic.encode()] if self.options.replay_topic else []
-                for number, payload in list(self._ring):
-                    if int.from_bytes(number, "big") >= first:
-                        await router.send_multipart([peer, b"", *topic, number, payload])
-                await router.send_multipart([peer, b"", *([b""] if topic else []), END, b""])
-        finally:
-            router.close(linger=0)
+        while True:
+            frames = await router.recv_multipart()
+            if len(frames) != 3 or len(frames[2]) != 8:
+                continue
+            peer, first = frames[0], int.from_bytes(frames[2], "big")
+            topic = [self.options.topic.encode()] if self.options.replay_topic else []
+            for number, payload in list(self._ring):
+                if int.from_bytes(number, "big") >= first:
+                    await router.send_multipart([peer, b"", *topic, number, payload])
+            await router.send_multipart([peer, b"", *([b""] if topic else []), END, b""])
 
     @staticmethod
     def _bind(socket: "zmq.Socket[bytes] | zmq.asyncio.Socket", port: int, endpoint: str) -> int:
