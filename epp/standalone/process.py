@@ -17,6 +17,7 @@ from epp.errors import LaunchError
 TAIL_LINES_MAX = 400
 LINE_CHARS_MAX = 2000
 POLL_INTERVAL_S = 0.02
+KILL_TIMEOUT_S = 10.0
 
 
 class Child:
@@ -47,6 +48,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
+                start_new_session=True,  # Ctrl-C at our terminal is for us, who end our children in order
                 text=True,
                 errors="replace",
             )
@@ -102,7 +104,7 @@ class Child:
             return self.wait(grace_s)
         except LaunchError:
             self._process.kill()
-            return self.wait(grace_s)
+            return self.wait(KILL_TIMEOUT_S)
 
     def wait_until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
         """Return once `condition` holds.
