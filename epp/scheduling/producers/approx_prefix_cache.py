@@ -7,7 +7,7 @@ from msgspec import Meta
 from epp.errors import ConfigError
 from epp.model.request import BYTES_PER_TOKEN
 from epp.prefix.approximate import CAPACITY_TOKENS, Approximate
-from epp.prefix.blocks import BLOCK_GROWTH, PROMPT_BYTES_MAX, bytes_of, shared_blocks
+from epp.prefix.blocks import BLOCK_GROWTH, PROMPT_BYTES_MAX, shared_blocks
 from epp.scheduling.api import Producer
 
 
@@ -27,7 +27,7 @@ class ApproxPrefixCacheProducer(Producer, frozen=True):
         int, Meta(ge=0, le=1 << 22, description="Tokens of a prompt that are looked at; 0: `maxPrefixBlocksToMatch` decides.")
     ] = PROMPT_BYTES_MAX // BYTES_PER_TOKEN
     max_prefix_blocks_to_match: Annotated[
-        int, Meta(ge=1, le=1 << 16, description="Blocks of a prompt that are looked at, if `maxPrefixTokensToMatch` is 0.")
+        int, Meta(ge=1, le=1 << 16, description="The same in blocks of `blockSizeTokens`, if `maxPrefixTokensToMatch` is 0.")
     ] = 2048
     lru_capacity_per_server: Annotated[
         Annotated[int, Meta(ge=1)] | None,
@@ -46,11 +46,9 @@ class ApproxPrefixCacheProducer(Producer, frozen=True):
     def build(self) -> Approximate:
         """Return a new, empty strategy."""
         minimum = self.block_size_tokens * BYTES_PER_TOKEN
-        prompt_bytes_max = self.max_prefix_tokens_to_match * BYTES_PER_TOKEN
-        if not prompt_bytes_max:
-            prompt_bytes_max = bytes_of(self.max_prefix_blocks_to_match, minimum, self.block_growth)
+        tokens_max = self.max_prefix_tokens_to_match or self.max_prefix_blocks_to_match * self.block_size_tokens
         capacity = self.capacity_tokens or CAPACITY_TOKENS
         if self.lru_capacity_per_server is not None:
             capacity = self.lru_capacity_per_server * self.block_size_tokens
-        blocks = shared_blocks(minimum, self.block_growth, prompt_bytes_max)
+        blocks = shared_blocks(minimum, self.block_growth, tokens_max * BYTES_PER_TOKEN)
         return Approximate(blocks, capacity_tokens=capacity, use_reported=self.auto_tune)
