@@ -181,7 +181,7 @@ def test_queue_and_cache_use_show_while_it_works():
         asks = [
             asyncio.create_task(ask(client, prompt=f"river {number}", path="/v1/completions", max_tokens=50)) for number in range(3)
         ]
-        await until(lambda: not server.engine.waiting)
+        await until(lambda: server.engine.waiting)
         async with client.get("/metrics") as response:
             text = await response.text()
         assert 'num_requests_running{engine="0",model_name="tiny"} 1.0' in text
@@ -241,7 +241,7 @@ def test_a_restart_empties_the_cache_and_resets_who_is_running():
     async def body(server, client):
         await ask(client)
         running = asyncio.create_task(ask(client, prompt="river", path="/v1/completions", max_tokens=20_000))
-        await until(lambda: not server.engine.running)
+        await until(lambda: server.engine.running)
         async with client.post("/fault", json={"restart": True}) as response:
             assert response.status == 200
         with pytest.raises(aiohttp.ClientError):
