@@ -8,7 +8,7 @@ the endpoint idle. The only thing that is ever waited for is a tokenizer.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Protocol
 
@@ -62,6 +62,8 @@ class Routing:
     """By producer name. All of them learn from every request."""
     default: str = ""
     """Name of the producer that scorers mean when they name none; empty when there is none."""
+    asked: Mapping[str, Strategy] = field(default_factory=dict)
+    """Members of a chain that some plugin asks by name. They are matched here as well; the chain has them learn."""
     tokenizer: Tokenizer | None = None
     """Asked when a strategy needs token ids and the request does not carry them."""
 
@@ -85,6 +87,7 @@ class Director:
         observer: who is told.
         clock: monotonic seconds.
         random: for ties and draws.
+        ignore_subset: pick from the whole pool, whatever the gateway allows.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class Director:
         observer: Observer,
         clock: Callable[[], float],
         random: Random,
+        ignore_subset: bool = False,
     ) -> None:
         self.routing = routing
         self._pool = pool
@@ -105,6 +109,7 @@ class Director:
         self._observer = observer
         self._clock = clock
         self._random = random
+        self._ignore_subset = ignore_subset
         self._flights: dict[int, _Flight] = {}
         """By reservation; bounded by the ledger, which refuses to book more than its `requests_max`."""
         pool.on_forget(self._forget)
@@ -193,13 +198,16 @@ class Director:
         routing, now_s = self.routing, self._clock()
         self._ledger.advance(now_s)
         snapshot = self._pool.snapshot()
-        slots = self._outliers.narrow(self._pool.candidates(snapshot, request.head.subset), now_s)
+        subset = None if self._ignore_subset else request.head.subset
+        slots = self._outliers.narrow(self._pool.candidates(snapshot, subset), now_s)
         if not len(slots):
             raise NoEndpoint("failed to find endpoint candidates for serving the request", reason="rejected-no-endpoints")
         keys = {name: strategy.prepare(request) for name, strategy in routing.strategies.items()}
         matches: dict[str, Match | None] = {
             name: strategy.match(keys[name], request, snapshot, slots) for name, strategy in routing.strategies.items()
         }
+        for name, strategy in routing.asked.items():
+            matches[name] = strategy.match(strategy.prepare(request), request, snapshot, slots)
         matches[""] = found = matches.get(routing.default)
         profile = routing.profiles[routing.handler.choose(request, tuple(routing.profiles))]
         picked, sheet = profile.run(request, View(snapshot, slots, matches, now_s), self._random)

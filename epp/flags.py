@@ -53,7 +53,8 @@ class ServeOptions:
     grpc_port: int = 9002
     grpc_health_port: int = 9003
     metrics_port: int = 9090
-    bind: str = "0.0.0.0"
+    bind: str = ""
+    """Address to listen on; empty means every one."""
     secure_serving: bool = True
     cert_path: Path | None = None
     enable_cert_reload: bool = False
@@ -129,7 +130,7 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
     ports.add_argument("--grpc-port", type=_port, default=default.grpc_port, help="ext_proc (%(default)s)")
     ports.add_argument("--grpc-health-port", type=_port, default=default.grpc_health_port, help="gRPC health (%(default)s)")
     ports.add_argument("--metrics-port", type=_port, default=default.metrics_port, help="metrics and decisions (%(default)s)")
-    ports.add_argument("--bind", default=default.bind, metavar="ADDRESS", help="address of all three (%(default)s)")
+    ports.add_argument("--bind", default=default.bind, metavar="ADDRESS", help="address of all three (every one)")
     _boolean(ports, "--health-checking", True, "serve gRPC health on the ext_proc port too (true)")
     ports.add_argument("--grpc-max-recv-msg-size", type=parse_size, default=-1, metavar="SIZE", help="such as 10MiB (no limit)")
     tls = parser.add_argument_group("TLS")
