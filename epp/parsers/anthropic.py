@@ -6,7 +6,7 @@ import msgspec
 
 from epp.errors import BadRequest
 from epp.model.request import Api, Chat, InferenceRequest, RequestHead
-from epp.parsers.body import Body, decode, lazy_chat, output_cap
+from epp.parsers.body import Body, decode, dicts, lazy_chat, output_cap
 from epp.parsers.canonical import ABSENT, Canonical, Part
 
 
@@ -103,8 +103,7 @@ def to_chat(found: dict[str, Any]) -> Chat:
                 "parameters": tool.get("input_schema", {}),
             },
         }
-        for tool in found.get("tools") or ()
-        if isinstance(tool, dict)
+        for tool in dicts(found.get("tools"))
     ]
     return Chat(messages=messages, tools=tools or None)
 
@@ -125,7 +124,7 @@ def _messages(message: dict[str, Any]) -> list[dict[str, Any]]:
                 function = {"name": block.get("name", ""), "arguments": arguments}
                 calls.append({"id": block.get("id", ""), "type": "function", "function": function})
             case "text":
-                parts.append({"type": "text", "text": block.get("text", "")})
+                parts.append({"type": "text", "text": block.get("text") or ""})
             case "image":
                 parts.append({"type": "image_url", "image_url": {"url": ""}})
             case _:
@@ -143,5 +142,4 @@ def _join(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
 def _text(content: object) -> str:
     if isinstance(content, str):
         return content
-    parts = content if isinstance(content, list) else ()
-    return "\n".join(part.get("text") or "" for part in parts if isinstance(part, dict))
+    return "\n".join(part.get("text") or "" for part in dicts(content))

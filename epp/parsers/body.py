@@ -65,6 +65,11 @@ def lazy_chat(body: bytes, build: Callable[[dict[str, Any]], Chat]) -> Callable[
     return chat
 
 
+def dicts(value: object) -> list[dict[str, Any]]:
+    """Return the objects of a JSON list; none if it is something else. For fields that the typed decode did not look into."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
 def output_cap(*values: float | None) -> int | None:
     """Return the first output token cap that is set, as an integer."""
     return next((int(value) for value in values if value is not None), None)

@@ -6,7 +6,7 @@ import msgspec
 
 from epp.errors import BadRequest
 from epp.model.request import Api, Chat, InferenceRequest, RequestHead
-from epp.parsers.body import Body, decode, lazy_chat, output_cap
+from epp.parsers.body import Body, decode, dicts, lazy_chat, output_cap
 from epp.parsers.canonical import ABSENT, Canonical, Part
 
 
@@ -82,6 +82,6 @@ def to_chat(found: dict[str, Any]) -> Chat:
     options = found.get("chat_template_kwargs")
     return Chat(
         messages=found["messages"],
-        tools=found.get("tools") or None,
+        tools=dicts(found.get("tools")) or None,
         template_options=options if isinstance(options, dict) else {},
     )

@@ -34,6 +34,28 @@ JSON = st.recursive(
     SCALAR, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS | TEXT, inner, max_size=6), max_leaves=25
 )
 BODIES = st.dictionaries(KEYS, JSON, max_size=8).map(lambda body: {"model": "m", **body})
+PARTS = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "image", "tool_use", "tool_result", "message", "function_call", "function_call_output"])},
+    optional={
+        "text": st.none() | TEXT,
+        "content": TEXT,
+        "input": JSON,
+        "output": JSON,
+        "arguments": TEXT,
+        "name": st.none() | TEXT,
+    },
+)
+TURNS = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "assistant"])},
+        optional={"content": st.lists(PARTS | TEXT, max_size=3) | TEXT, "type": TEXT},
+    ),
+    max_size=3,
+)
+CONVERSATIONS = st.fixed_dictionaries(
+    {"model": st.just("m"), "messages": TURNS, "input": TURNS | TEXT},
+    optional={"tools": JSON, "system": TEXT | st.lists(PARTS, max_size=2), "instructions": TEXT, "chat_template_kwargs": JSON},
+)
 MESSAGES = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant", "tool"]), "content": TEXT}),
     min_size=1,
@@ -50,9 +72,10 @@ def try_parse(path, body):
     assert isinstance(request, InferenceRequest)
     if request.chat is not None:
         try:
-            assert request.chat().messages
+            chat = request.chat()
         except TokenizeError:
             return request
+        assert all(isinstance(message, dict) for message in chat.messages)
     return request
 
 
@@ -62,7 +85,7 @@ def test_arbitrary_bytes(path, body):
 
 
 @settings(max_examples=400)
-@given(path=st.sampled_from(PATHS), body=BODIES | JSON)
+@given(path=st.sampled_from(PATHS), body=BODIES | JSON | CONVERSATIONS)
 def test_arbitrary_json(path, body):
     try_parse(path, json.dumps(body).encode())
 

@@ -79,6 +79,12 @@ def test_chat_has_the_form_of_chat_completions():
     assert chat.tools == [{"type": "function", "function": function}]
 
 
+def test_a_text_block_without_text_is_empty():
+    assert message({"role": "user", "content": [{"type": "text", "text": None}]}).chat().messages == [
+        {"role": "user", "content": ""}
+    ]
+
+
 @pytest.mark.parametrize("body", [b'{"model": "m"}', b'{"model": "m", "messages": []}', b'{"model": "m", "messages": null}'])
 def test_no_messages(body):
     with pytest.raises(BadRequest, match="invalid messages request: must have at least one message"):

@@ -55,6 +55,32 @@ def test_a_stored_conversation_is_part_of_the_prefix():
     assert len(prompts) == 4
 
 
+def test_chat_has_the_form_of_chat_completions():
+    tool = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
+    items = [
+        {"role": "user", "content": [{"type": "input_text", "text": "Wea"}, {"type": "input_text", "text": "ther?"}]},
+        {"type": "reasoning", "id": "r1", "summary": []},
+        {"type": "function_call", "name": "weather", "arguments": "{}", "call_id": "c1"},
+        {"type": "function_call_output", "call_id": "c1", "output": "rain"},
+    ]
+    chat = respond(input=items, instructions="Be brief", tools=[tool, {"type": "web_search"}]).chat()
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    assert chat.messages == [
+        {"role": "system", "content": "Be brief"},
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "rain"},
+    ]
+    assert chat.tools == [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+    assert respond(input="Hi").chat().messages == [{"role": "user", "content": "Hi"}]
+
+
+def test_what_continues_a_stored_response_cannot_be_rendered():
+    assert respond(input="Hi", previous_response_id="r1").chat is None
+    assert respond(input="Hi", conversation={"id": "c"}).chat is None
+    assert respond(input="Hi", conversation=None).chat is not None
+
+
 def test_images():
     part = {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}
     assert respond(input=[{"role": "user", "content": [part]}]).media_tokens == IMAGE_TOKENS
