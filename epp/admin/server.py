@@ -1,0 +1,144 @@
+"""The HTTP port for people and Prometheus: metrics, health, decisions and why, the pool, the strategies, the configuration.
+
+Read-only, and without authentication: it shows names of models and endpoints and hashes of prompts, no prompt. It is meant for the
+cluster's own network; `--metrics-endpoint-auth` means something only on Kubernetes, where a token can be reviewed.
+
+The composition root starts and stops it. Everything is read when asked for; nothing is kept up to date for this port's sake.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from epp.admin.index import INDEX
+from epp.admin.page import MetricsPage
+from epp.admin.state_json import pool_json, strategies_json
+from epp.errors import BadRequest
+from epp.telemetry.health import LIVENESS, HealthState, Serving
+from epp.telemetry.metrics import Metrics
+from epp.telemetry.sheets import RECORDS_MAX, DecisionRing, render
+from epp.telemetry.state_metrics import Sources
+
+log = logging.getLogger(__name__)
+
+LIMIT_DEFAULT = 50
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Admin:
+    """The server. All answers but the metrics page and the index are JSON.
+
+    Args:
+        sources: pool, strategies and configuration, as they are when asked.
+        metrics: what the request path counted.
+        decisions: the latest of them.
+        health: for `/healthz` and `/readyz`.
+    """
+
+    def __init__(self, sources: Sources, metrics: Metrics, decisions: DecisionRing, health: HealthState) -> None:
+        self._state = sources
+        self._ring = decisions
+        self._health = health
+        self._page = MetricsPage(metrics, sources)
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, host: str = "0.0.0.0", port: int = 9090) -> int:
+        """Listen. Returns the bound port.
+
+        Raises:
+            OSError: the port cannot be bound.
+        """
+        app = web.Application(middlewares=[_errors_as_json])
+        routes: Mapping[str, Handler] = {
+            "/": self._index,
+            "/metrics": self._metrics,
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+            "/decisions": self._decisions,
+            "/decisions/{request_id}": self._decision,
+            "/pool": self._pool,
+            "/strategies": self._strategies,
+            "/config": self._config,
+        }
+        app.add_routes([web.get(path, handler) for path, handler in routes.items()])
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port)
+        await site.start()
+        bound: int = self._runner.addresses[0][1]
+        return bound
+
+    async def stop(self) -> None:
+        """Close the port; answers under way get a second."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _index(self, _request: web.Request) -> web.Response:
+        return web.Response(text=INDEX, content_type="text/html")
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        body, content_type = await self._page.render(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return self._serving(self._health.answer(LIVENESS), ())
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        return self._serving(self._health.answer(""), self._health.reasons())
+
+    @staticmethod
+    def _serving(answer: Serving, reasons: tuple[str, ...]) -> web.Response:
+        return _json({"status": answer.name, "reasons": reasons}, 200 if answer is Serving.SERVING else 503)
+
+    async def _decisions(self, request: web.Request) -> web.Response:
+        limit, model, endpoint = _limit(request), request.query.get("model"), request.query.get("endpoint")
+        found = self._ring.recent(limit, model=model, endpoint=endpoint)
+        return _json({"kept": len(self._ring), "decisions": [render(one) for one in found]})
+
+    async def _decision(self, request: web.Request) -> web.Response:
+        found = self._ring.get(request.match_info["request_id"])
+        if found is None:
+            return _json({"error": "no decision with this request id is kept"}, 404)
+        return _json(render(found, rows_max=None))
+
+    async def _pool(self, _request: web.Request) -> web.Response:
+        return _json(pool_json(self._state.snapshot(), self._state.clock()))
+
+    async def _strategies(self, _request: web.Request) -> web.Response:
+        return _json(strategies_json(self._state.strategies()))
+
+    async def _config(self, _request: web.Request) -> web.Response:
+        config = self._state.config()
+        return _json({"hash": config.hash, "generation": config.generation, "effective": config.effective})
+
+
+def _limit(request: web.Request) -> int:
+    """Return how many decisions are asked for. Raises BadRequest for what is not one of the query's three names, or no number."""
+    unknown = set(request.query) - {"limit", "model", "endpoint"}
+    if unknown:
+        raise BadRequest(f"unknown query parameter {min(unknown)!r}; there are limit, model and endpoint")
+    text = request.query.get("limit", str(LIMIT_DEFAULT))
+    if not text.isdecimal() or not 1 <= int(text) <= RECORDS_MAX:
+        raise BadRequest(f"limit is a whole number from 1 to {RECORDS_MAX}")
+    return int(text)
+
+
+def _json(content: Mapping[str, Any], status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(content), status=status, content_type="application/json")
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer every error in JSON; what nobody foresaw is logged, and does not take the process down with it."""
+    try:
+        return await handler(request)
+    except BadRequest as error:
+        return _json({"error": error.message}, error.status)
+    except web.HTTPException as error:
+        return _json({"error": error.reason}, error.status)
+    except Exception:
+        log.exception("admin page failed", extra={"path": request.path})
+        return _json({"error": "internal error"}, 500)

@@ -1,0 +1,142 @@
+"""Series that are computed when somebody scrapes: the pool, the strategies, the event streams, the configuration.
+
+Nothing here runs on the request path. `collect` reads live structures and so belongs on the event loop; it returns finished
+families, which may be rendered elsewhere.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from prometheus_client.metrics_core import Metric
+
+from epp.model.match import FloatColumn
+from epp.model.snapshot import Snapshot
+from epp.prefix.accurate import Accurate
+from epp.prefix.chain import Chain
+from epp.prefix.kv_feed import StreamReport
+from epp.prefix.kv_stream import Standing
+from epp.prefix.strategy import Condition, Strategy
+from epp.telemetry import series as s
+
+STALE_S = 2.0
+"""Scraped values older than this do not count; as the reference's `metrics-staleness-threshold`."""
+SOURCE_TYPE = "metrics-data-source"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigState:
+    """Which configuration is in force."""
+
+    hash: str = ""
+    generation: int = 0
+    effective: str = ""
+    """The configuration as YAML, defaults and expansions included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where the facts are had from; each is called when they are wanted."""
+
+    snapshot: Callable[[], Snapshot]
+    clock: Callable[[], float]
+    """Monotonic seconds; that of `Columns.scraped_s`."""
+    strategies: Callable[[], Iterable[Strategy]] = tuple
+    """Chains among them stand for their members."""
+    config: Callable[[], ConfigState] = ConfigState
+    poll_errors: Callable[[], Mapping[str, int]] = dict
+    """Metrics pages not read since the start, by cause."""
+    pool_name: str = ""
+    build: Mapping[str, str] = field(default_factory=dict)
+    """`commit` and `build_ref`."""
+
+
+def members(strategies: Iterable[Strategy]) -> list[Strategy]:
+    """Return the strategies, the members of a chain in its place."""
+    return [member for strategy in strategies for member in (strategy.strategies if isinstance(strategy, Chain) else (strategy,))]
+
+
+def collect(sources: Sources) -> list[Metric]:
+    """Return all families of the state."""
+    strategies = list(sources.strategies())
+    return [
+        *_pool(sources),
+        *_endpoints(sources),
+        *_strategies(strategies),
+        *_streams([report for one in members(strategies) if isinstance(one, Accurate) for report in one.feed.report()]),
+        *_process(sources),
+    ]
+
+
+def _one(series: s.Series, *samples: tuple[tuple[str, ...], float]) -> Metric:
+    family = series.family()
+    for labels, value in samples:
+        series.add(family, labels, value)
+    return family
+
+
+def _pool(sources: Sources) -> Iterator[Metric]:
+    snapshot, name = sources.snapshot(), (sources.pool_name,)
+    columns, slots = snapshot.columns, snapshot.slots
+    fresh = slots[sources.clock() - columns.scraped_s[slots] <= STALE_S]
+    yield _one(s.ENDPOINTS, (name, len(slots)))
+    yield _one(s.READY, (name, len(fresh)))
+    yield _one(s.UTILIZATION, (name, snapshot.utilization_ratio))
+    averaged: tuple[tuple[FloatColumn, s.Series, s.Series], ...] = (
+        (columns.kv_usage, s.AVERAGE_KV, s.STD_DEV_KV),
+        (columns.waiting, s.AVERAGE_QUEUE, s.STD_DEV_QUEUE),
+        (columns.running, s.AVERAGE_RUNNING, s.STD_DEV_RUNNING),
+    )
+    for column, average, std_dev in averaged:
+        values = column[fresh] if len(fresh) else np.zeros(1)
+        yield _one(average, (name, float(values.mean())))
+        yield _one(std_dev, (name, float(values.std())))
+
+
+def _endpoints(sources: Sources) -> Iterator[Metric]:
+    snapshot = sources.snapshot()
+    columns, slots = snapshot.columns, snapshot.slots
+    labels = [(sources.pool_name, one.name) for slot in slots.tolist() if (one := snapshot.endpoints[slot]) is not None]
+    shown = (
+        (s.QUEUE, columns.waiting),
+        (s.IN_FLIGHT, columns.requests),
+        (s.IN_FLIGHT_TOKENS, columns.tokens),
+        (s.BACKLOG, columns.backlog),
+        (s.RATE, columns.rate),
+        (s.SCRAPE_AGE, sources.clock() - columns.scraped_s),
+    )
+    for series, column in shown:
+        yield _one(series, *zip(labels, column[slots].tolist(), strict=True))
+
+
+def _strategies(strategies: list[Strategy]) -> Iterator[Metric]:
+    everyone = {strategy.name: strategy for strategy in (*strategies, *members(strategies))}
+    conditions = {name: strategy.health().condition for name, strategy in everyone.items()}
+    yield _one(s.CONDITION, *(((name, c.value), float(c is now)) for name, now in conditions.items() for c in Condition))
+    sizes = {strategy.name: strategy.size() for strategy in members(strategies)}
+    yield _one(s.INDEX_ENTRIES, *(((name,), size.entries) for name, size in sizes.items()))
+    yield _one(s.INDEX_BYTES, *(((name,), size.bytes) for name, size in sizes.items()))
+    yield _one(s.INDEX_TOKENS, *(((name,), size.tokens) for name, size in sizes.items()))
+    verdicts = (item for strategy in strategies if isinstance(strategy, Chain) for item in strategy.verdicts.items())
+    yield _one(s.ASKED, *(((name, verdict.value), count) for (name, verdict), count in verdicts))
+
+
+def _streams(reports: list[StreamReport]) -> Iterator[Metric]:
+    events, lags = [], []
+    for report in reports:
+        counts = asdict(report.counts)
+        lags.append(((report.endpoint.name,), counts.pop("lag_s")))
+        events += [((report.endpoint.name, event), count) for event, count in counts.items()]
+    yield _one(s.KV_EVENTS, *events)
+    yield _one(s.KV_LAG, *lags)
+    yield _one(s.KV_BLOCKS, *(((report.endpoint.name,), report.blocks) for report in reports))
+    yield _one(s.KV_STANDING, *(((r.endpoint.name, one.value), float(one is r.standing)) for r in reports for one in Standing))
+
+
+def _process(sources: Sources) -> Iterator[Metric]:
+    config, errors = sources.config(), sources.poll_errors()
+    yield _one(s.INFO, ((sources.build.get("commit", ""), sources.build.get("build_ref", "")), 1))
+    yield _one(s.CONFIG_INFO, ((config.hash,), 1))
+    yield _one(s.CONFIG_GENERATION, ((), config.generation))
+    yield _one(s.POLL_ERRORS, ((SOURCE_TYPE,), sum(errors.values())))
+    yield _one(s.SCRAPE_ERRORS, *(((cause,), count) for cause, count in errors.items()))
