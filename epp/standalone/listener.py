@@ -68,6 +68,7 @@ def listener(options: EnvoyOptions) -> Listener:
         name="llm",
         address=address(options.listener),
         per_connection_buffer_limit_bytes=options.connection_buffer_bytes,
+        enable_reuse_port=False,  # with it a second Envoy on our port would start, and silently take half of the connections
         filter_chains=[FilterChain(filters=[Filter(name="http_connection_manager", typed_config=Any.pack(manager))])],
     )
 

@@ -24,6 +24,17 @@ def members(envoy: Envoy) -> list[int]:
     return sorted(host["address"]["socket_address"]["port_value"] for host in pool.get("host_statuses", []))
 
 
+def refuses(envoy: Envoy) -> bool:
+    connection = http.client.HTTPConnection(envoy.host, envoy.port, timeout=5)
+    try:
+        connection.connect()
+    except ConnectionRefusedError:
+        return True
+    finally:
+        connection.close()
+    return False
+
+
 def test_serves_on_a_port_of_its_own_and_follows_its_file(tmp_path):
     file = tmp_path / "endpoints.json"
     write(file, endpoints_json([SocketAddress(port=8001)]))
@@ -48,15 +59,27 @@ def test_a_refused_bootstrap_is_reported_with_envoys_words(tmp_path):
         start(options(listener=SocketAddress(port=70_000)), tmp_path)
 
 
-def test_a_taken_port_is_reported(tmp_path):
+def test_a_taken_port_is_reported_also_when_another_envoy_has_taken_it(tmp_path):
     first = start(options(), tmp_path)
     try:
-        other = tmp_path / "other"
-        other.mkdir()
-        with pytest.raises(LaunchError, match="ddress already in use"):
-            start(options(admin=SocketAddress(port=first.admin_port)), other)
+        for number, taken in enumerate(({"admin": first.admin_port}, {"listener": first.port})):
+            other = tmp_path / str(number)
+            other.mkdir()
+            addresses = {name: SocketAddress(port=port) for name, port in taken.items()}
+            with pytest.raises(LaunchError, match="ddress already in use"):
+                start(options(**addresses), other)
     finally:
         first.stop()
+
+
+def test_drains(tmp_path):
+    envoy = start(options(), tmp_path)
+    try:
+        assert envoy.active_requests() == 0
+        envoy.drain()
+        envoy.child.wait_until(lambda: refuses(envoy), 5, "new connections are refused")
+    finally:
+        envoy.stop()
 
 
 def test_only_the_main_thread_may_start_it(tmp_path):
