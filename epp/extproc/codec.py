@@ -259,6 +259,8 @@ def _encode_headers(answer: AnswerHeaders) -> bytes:
     part.SetInParent()
     if answer.headers:
         _set_headers(part.response.header_mutation, answer.headers)
+    if answer.remove:
+        part.response.header_mutation.remove_headers.extend(answer.remove)
     if answer.route is not None:
         _apply_route(response, part.response, answer.route)
     if answer.modes is not None:

@@ -131,6 +131,8 @@ class AnswerHeaders(Struct, frozen=True):
     route: Route | None = None
     headers: tuple[tuple[str, str], ...] = ()
     """Response headers to set."""
+    remove: tuple[str, ...] = ()
+    """Response headers to remove."""
     modes: Modes | None = None
     """Ask for other body modes than configured (`mode_override`)."""
 

@@ -25,5 +25,10 @@ class WireOptions:
     """Ask not to be sent the response where both bodies are BUFFERED: else SSE is held back to its end. Costs the usage."""
     emit_endpoint_scores: bool = False
     """Publish the score of every rated endpoint as `x-gateway-destination-endpoint-scores`."""
+    served_header: str = ""
+    """Name of a response header that tells the client which endpoint answered, where the gateway reports it; empty for none."""
     echo_headers: bool = False
     """Set all headers again to what they were, as the reference picker does. Loses repeated headers; for comparison only."""
+
+
+DEFAULTS = WireOptions()

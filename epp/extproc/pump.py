@@ -12,7 +12,7 @@ from typing import Protocol
 from epp.errors import RequestError, WireError
 from epp.extproc.codec import decode, encode
 from epp.extproc.events import Action, Decided, Event, Finish, FirstToken, GiveUp, Refused, Reject, Schedule
-from epp.extproc.options import WireOptions
+from epp.extproc.options import DEFAULTS, WireOptions
 from epp.extproc.session import Session
 from epp.model.decision import Decision, Outcome
 from epp.model.request import RequestHead
@@ -49,7 +49,7 @@ class Pump:
 
     __slots__ = ("_asked", "_cancel", "_director", "_outlet", "_session")
 
-    def __init__(self, outlet: Outlet, director: Director, options: WireOptions | None = None) -> None:
+    def __init__(self, outlet: Outlet, director: Director, options: WireOptions = DEFAULTS) -> None:
         self._outlet = outlet
         self._director = director
         self._session = Session(options)

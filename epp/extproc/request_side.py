@@ -15,7 +15,7 @@ the BUFFERED modes it sends the body only when the headers have been answered bu
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from enum import Enum, auto
+from enum import IntEnum, auto
 from typing import Any
 
 from epp.errors import BadRequest, BodyTooLarge, ProtocolError, RequestError
@@ -45,7 +45,7 @@ from epp.model.decision import Decision, ScoreSheet
 from epp.model.request import RequestHead
 
 
-class RequestState(Enum):
+class RequestState(IntEnum):
     """How far the request has come."""
 
     IDLE = auto()
@@ -180,7 +180,7 @@ class RequestSide:
         self.decision = decision = event.decision
         body = self._body
         changed = None if body is None else _rewritten(body, decision)
-        route = self._route(decision, body if changed is None else changed)
+        route = self._route(decision, body, changed)
         answers: list[Action]
         if self._headers_answered:
             answers = [AnswerBody(Side.REQUEST, route, changed)]
@@ -224,12 +224,15 @@ class RequestSide:
     def _drop_body(self) -> None:
         self._pieces, self._body, self._late = [], None, []
 
-    def _route(self, decision: Decision, body: bytes | None) -> Route:
+    def _route(self, decision: Decision, body: bytes | None, changed: bytes | None) -> Route:
         options, headers = self._options, self._head.headers
+        remove = CONTROL_HEADERS.intersection(headers)
+        if changed is not None and not self._headers_answered:
+            remove |= {"content-length"}  # Envoy does it too in full duplex, unless `allow_content_length_header` is set
         return Route(
             ",".join([endpoint.authority for endpoint in (decision.endpoint, *decision.fallbacks)]),
-            tuple(sorted(CONTROL_HEADERS.intersection(headers))),
-            _echo(headers, body) if options.echo_headers and body is not None else (),
+            tuple(sorted(remove)),
+            _echo(headers, body if changed is None else changed) if options.echo_headers and body is not None else (),
             _scores(decision.sheet) if options.emit_endpoint_scores else (),
         )
 

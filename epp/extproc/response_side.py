@@ -6,7 +6,7 @@ there the name is put back, which holds back at most one line of SSE, or one JSO
 """
 
 from collections.abc import Callable, Mapping
-from enum import Enum, auto
+from enum import IntEnum, auto
 from typing import Any
 
 from epp.errors import ProtocolError
@@ -30,7 +30,7 @@ from epp.extproc.usage import UsageWindow
 from epp.model.decision import Decision
 
 
-class ResponseState(Enum):
+class ResponseState(IntEnum):
     """How far the response has come."""
 
     IDLE = auto()
@@ -106,7 +106,9 @@ class ResponseSide:
             self._end("complete" if event.end else "released")
         elif self.local:
             self.end = "local-reply"
-        return [AnswerHeaders(Side.RESPONSE, headers=_echo(event.headers) if self._options.echo_headers else ())]
+        # A gateway may be set up to keep the length in full duplex (`allow_content_length_header`); a renamed body has another.
+        remove = ("content-length",) if self._restorer is not None and self.mode is BodyMode.FULL_DUPLEX else ()
+        return [AnswerHeaders(Side.RESPONSE, headers=self._headers(event), remove=remove)]
 
     def _pass_body(self, event: ResponseBody) -> list[Action]:
         self.state = ResponseState.PASSING
@@ -130,6 +132,13 @@ class ResponseSide:
         return []
 
     # ---- parts of steps
+
+    def _headers(self, event: ResponseHeaders) -> tuple[tuple[str, str], ...]:
+        """Return the headers to set: none, unless an option says so."""
+        options = self._options
+        echoed = _echo(event.headers) if options.echo_headers else ()
+        served = ((options.served_header, event.served),) if options.served_header and event.served else ()
+        return echoed + served
 
     def _end(self, end: str) -> None:
         self.state = ResponseState.OVER

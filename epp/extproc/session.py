@@ -26,7 +26,7 @@ from epp.extproc.events import (
     ResponseHeaders,
     ResponseTrailers,
 )
-from epp.extproc.options import WireOptions
+from epp.extproc.options import DEFAULTS, WireOptions
 from epp.extproc.request_side import RequestSide, RequestState
 from epp.extproc.response_side import ResponseSide, ResponseState
 from epp.model.decision import Decision, Outcome
@@ -41,8 +41,8 @@ class Session:
 
     __slots__ = ("_closed", "_finished", "_modes_known", "_options", "request", "response")
 
-    def __init__(self, options: WireOptions | None = None) -> None:
-        self._options = options or WireOptions()
+    def __init__(self, options: WireOptions = DEFAULTS) -> None:
+        self._options = options
         self.request = RequestSide(self._options)
         self.response = ResponseSide(self._options)
         self._modes_known = False

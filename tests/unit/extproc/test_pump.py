@@ -178,9 +178,11 @@ def test_only_the_model_is_replaced_and_its_name_is_put_back():
     body = b'{ "seed":123456789012345678901, "model" : "m", "model2":"m", "x":1.10 }'
     at = body.index(b'"m"')
     stream = Stream(StubDirector(lambda head, _: decision(head, model="m", target="big/one", span=(at, at + 3))))
-    answers = stream.say(request_headers(), request_body(body, end=True))
+    answers = stream.say(request_headers({**HEADERS, "content-length": str(len(body))}), request_body(body, end=True))
     assert streamed(answers) == (b'{ "seed":123456789012345678901, "model" : "big/one", "model2":"m", "x":1.10 }', [True])
-    stream.say(response_headers({"content-type": "text/event-stream; charset=utf-8"}))
+    assert list(answers[0].request_headers.response.header_mutation.remove_headers) == ["content-length"]
+    (answer,) = stream.say(response_headers({"content-type": "text/event-stream; charset=utf-8"}))
+    assert list(answer.response_headers.response.header_mutation.remove_headers) == ["content-length"]
     answers = stream.say(
         response_body(b'data: {"id":"1","mod'),
         response_body(b'el":"big\\/one","choices":[{"text":"\\"model\\":\\"big/one\\""}]}\n\ndata: [DO'),
@@ -332,6 +334,14 @@ def test_a_response_is_passed_on_chunk_by_chunk_and_its_usage_noted():
     )
     assert stream.director.first_tokens == 1
     assert not stream.outlet.closed
+
+
+def test_the_client_is_told_who_answered_when_asked_for():
+    stream = routed(served_header="x-served")
+    (answer,) = stream.say(response_headers(served="10.0.0.1:8000"))
+    assert set_headers(answer.response_headers.response.header_mutation) == {"x-served": "10.0.0.1:8000"}
+    (answer,) = routed(served_header="x-served").say(response_headers())
+    assert not answer.response_headers.HasField("response")
 
 
 def test_response_trailers_end_it_too():
