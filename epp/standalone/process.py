@@ -80,6 +80,10 @@ class Child:
         """Return the last lines of standard output and error, together."""
         return "\n".join(tuple(self._tail))
 
+    def _words(self) -> str:
+        """The tail as the end of a message; nothing where everything has been shown already."""
+        return "" if self._show is not None else f"\n{self.tail()}"
+
     def signal(self, number: int) -> None:
         """Send a signal; does nothing when the process has ended."""
         self._process.send_signal(number)
@@ -116,7 +120,7 @@ class Child:
         while not condition():
             if self.exit_code is not None:
                 self._drain.join(timeout=1)
-                raise LaunchError(f"{self.name} ended with code {self.exit_code} before {what}\n{self.tail()}")
+                raise LaunchError(f"{self.name} ended with code {self.exit_code} before {what}{self._words()}")
             if time.monotonic() > deadline:
-                raise LaunchError(f"{self.name}: {what} took more than {timeout_s:g} s\n{self.tail()}")
+                raise LaunchError(f"{self.name}: {what} took more than {timeout_s:g} s{self._words()}")
             time.sleep(POLL_INTERVAL_S)

@@ -1,8 +1,8 @@
 """`epp standalone`: an Envoy and a picker from one command, for a pool listed in a file.
 
 The picker is a child process, `epp serve`, whose log is shown; Envoy is another, whose log is shown when something goes wrong. This
-process starts them in order, keeps Envoy's endpoints in step with the pool file, ends both when one of them ends, and on SIGTERM or
-Ctrl-C lets open requests finish first. A second signal does not wait.
+process starts them in order, keeps Envoy's endpoints in step with the pool file, starts the picker again when it ends, ends with
+Envoy, and on SIGTERM or Ctrl-C lets open requests finish first. A second signal does not wait.
 """
 
 import signal
@@ -10,6 +10,8 @@ import socket
 import sys
 import tempfile
 import time
+from collections import deque
+from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
 
@@ -26,6 +28,9 @@ PICKER_READY_TIMEOUT_S = 30.0
 WATCH_INTERVAL_S = 0.25
 DRAIN_POLL_S = 0.1
 STOP_GRACE_S = 5.0
+STARTS_MAX = 5
+"""Starts of the picker in `STARTS_PERIOD_S` after which it is given up."""
+STARTS_PERIOD_S = 60.0
 
 
 def run(options: StandaloneOptions, read_pool: ReadPool) -> int:
@@ -79,26 +84,27 @@ class _Standalone:
         self._options = options
         self._directory = directory
         text = options.config_file.read_text(encoding="utf-8") if options.config_file is not None else None
-        config, pool_file = picker_config(text, options.pool_file)
+        config, self._pool_file = picker_config(text, options.pool_file)
         self._config_file = directory / "picker.yaml"
         self._config_file.write_text(config, encoding="utf-8")
         self._endpoints_file = directory / "endpoints.json"
-        self._follower = Follower(pool_file, self._endpoints_file, read_pool)
-        self._pool_file = pool_file
+        self._follower = Follower(self._pool_file, self._endpoints_file, read_pool)
+        self._grpc_port, self._health_port = free_port(), free_port()
+        self._starts_s: deque[float] = deque(maxlen=STARTS_MAX)
+        """When the picker was last started, monotonic seconds."""
 
     def serve(self, signals: _Signals) -> int:
         """Start both, watch them, end both; return the exit code."""
         endpoints = self._follower.start(time.monotonic())
-        grpc_port = free_port()
-        picker = self._start_picker(grpc_port)
-        envoy = None
+        picker, envoy = self._start_picker(), None
         grace_s = STOP_GRACE_S
         try:
-            ready = f"http://{LOOPBACK}:{self._options.metrics_port}/readyz"
-            picker.wait_until(self._picker_is_ready, PICKER_READY_TIMEOUT_S, f"{ready} says so")
-            envoy = self._start_envoy(grpc_port)
+            picker.wait_until(lambda: signals.stop or self._picker_is_ready(), PICKER_READY_TIMEOUT_S, "it is ready")
+            envoy = self._start_envoy()
             self._say(envoy, endpoints)
-            self._watch(picker, envoy, signals)
+            while not signals.stop:
+                picker = self._look_after(picker, envoy)
+                time.sleep(WATCH_INTERVAL_S)
             _drain(envoy, self._options.drain_timeout_s)
         except KeyboardInterrupt:
             grace_s = 0
@@ -109,24 +115,40 @@ class _Standalone:
             picker.stop(grace_s)
         return 0
 
-    def _start_picker(self, grpc_port: int) -> Child:
+    def _look_after(self, picker: Child, envoy: Envoy) -> Child:
+        """Follow the pool file; return the picker, a new one when the old one has ended. Raises LaunchError when Envoy has."""
+        if envoy.child.exit_code is not None:
+            raise LaunchError(f"envoy ended with code {envoy.child.exit_code}\n{envoy.child.tail()}")
+        if trouble := self._follower.poll(time.monotonic()):
+            print(f"epp: {trouble}; the endpoints stay as they are", file=sys.stderr, flush=True)
+        if picker.exit_code is None:
+            return picker
+        if len(self._starts_s) == STARTS_MAX and time.monotonic() - self._starts_s[0] < STARTS_PERIOD_S:
+            raise LaunchError(
+                f"the picker ended {STARTS_MAX} times in {STARTS_PERIOD_S:g} s, the last time with {picker.exit_code}"
+            )
+        print(f"epp: the picker ended with code {picker.exit_code}; starting it again", file=sys.stderr, flush=True)
+        return self._start_picker()
+
+    def _start_picker(self) -> Child:
         """Start `epp serve` on loopback, in plaintext: nothing leaves the machine."""
-        ports = {"grpc-port": grpc_port, "grpc-health-port": free_port(), "metrics-port": self._options.metrics_port}
-        flags = [f"--{name}={value}" for name, value in ports.items()]
+        self._starts_s.append(time.monotonic())
+        ports = {"grpc": self._grpc_port, "grpc-health": self._health_port, "metrics": self._options.metrics_port}
+        flags = [f"--{name}-port={port}" for name, port in ports.items()]
         fixed = ["--config-file", str(self._config_file), "--bind", LOOPBACK, "--secure-serving=false", "--drain-timeout=0s"]
         command = [sys.executable, "-m", "epp", "serve", *fixed, *flags, *self._options.serve_flags]
         return Child("picker", command, show=lambda line: print(line, file=sys.stderr, flush=True))
 
     def _picker_is_ready(self) -> bool:
-        return fetch(LOOPBACK, self._options.metrics_port, "/readyz")[0] == 200
+        return fetch(LOOPBACK, self._options.metrics_port, "/readyz")[0] == HTTPStatus.OK
 
-    def _start_envoy(self, grpc_port: int) -> Envoy:
+    def _start_envoy(self) -> Envoy:
         options = self._options
         return start(
             EnvoyOptions(
                 listener=SocketAddress(host=options.host, port=options.port),
                 admin=SocketAddress(port=options.admin_port),
-                pickers=(SocketAddress(port=grpc_port),),
+                pickers=(SocketAddress(port=self._grpc_port),),
                 picker_tls=False,
                 pool=EndpointFile(path=self._endpoints_file),
                 mode=options.mode,
@@ -143,16 +165,6 @@ class _Standalone:
         print(f"serving    http://{envoy.host}:{envoy.port}   {endpoints} endpoints of {self._pool_file}")
         print(f"metrics    http://{LOOPBACK}:{self._options.metrics_port}/metrics")
         print(f"envoy      http://{envoy.admin_host}:{envoy.admin_port}", flush=True)
-
-    def _watch(self, picker: Child, envoy: Envoy, signals: _Signals) -> None:
-        """Return at a signal. Raises LaunchError when one of the two ends by itself."""
-        while not signals.stop:
-            for child in (picker, envoy.child):
-                if child.exit_code is not None:
-                    raise LaunchError(f"{child.name} ended with code {child.exit_code}\n{child.tail()}")
-            if trouble := self._follower.poll(time.monotonic()):
-                print(f"epp: {trouble}; the endpoints stay as they are", file=sys.stderr, flush=True)
-            time.sleep(WATCH_INTERVAL_S)
 
 
 def _drain(envoy: Envoy, timeout_s: float) -> None:
