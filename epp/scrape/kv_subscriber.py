@@ -22,9 +22,9 @@ from epp.errors import ConfigError, WireError
 from epp.model.snapshot import Snapshot
 from epp.prefix.accurate import Accurate
 from epp.prefix.kv_events import decode_live
+from epp.prefix.kv_sources import Ports, Source, source_of
 from epp.prefix.kv_stream import Replay
 from epp.scrape.kv_replay import KvReplay
-from epp.scrape.kv_sources import Ports, Source, source_of
 from epp.scrape.zmq_inlets import Inlet, Inlets
 
 TICK_S: Final = 1.0

@@ -12,11 +12,11 @@ import zmq
 from epp.errors import ConfigError
 from epp.model.endpoint import Endpoint
 from epp.prefix.accurate import Accurate
+from epp.prefix.kv_sources import EVENTS_PORT_LABEL, REPLAY_PORT_LABEL, Ports, source_of
 from epp.prefix.kv_stream import Standing
 from epp.prefix.strategy import Condition
 from epp.prefix.token_keys import prompt_keys
 from epp.scrape import kv_replay, kv_subscriber
-from epp.scrape.kv_sources import EVENTS_PORT_LABEL, REPLAY_PORT_LABEL, Ports, source_of
 from epp.scrape.kv_subscriber import KvSubscriber
 from tests.unit.prefix.engine import Engine
 

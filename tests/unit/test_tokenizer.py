@@ -1,0 +1,190 @@
+"""Tokenizing off the loop: bounded in number, in time, and able to be given up."""
+
+import asyncio
+import json
+import threading
+
+import pytest
+
+from epp.errors import ConfigError, TokenizeError
+from epp.model.request import Api, Chat, InferenceRequest, RequestHead
+from epp.scheduling.settings import TokenProducer
+from epp.testing import tokenizer as stand_in
+from epp.tokenizer import Tokenizer, load_tokenizer
+
+
+class Slow:
+    """A tokenizer that works when it is let."""
+
+    def __init__(self):
+        self.let = threading.Event()
+        self.began = threading.Event()
+
+    def encode(self, asked):
+        self.began.set()
+        assert self.let.wait(10)
+        if asked.prompt == b"fails":
+            raise TokenizeError("no")
+        return (1, 2, 3)
+
+
+def request(prompt=b"the river"):
+    return InferenceRequest(head=RequestHead(), api=Api.COMPLETIONS, prompt=prompt)
+
+
+def run(body, **options):
+    async def inner():
+        slow = Slow()
+        service = Tokenizer(slow, **options)
+        try:
+            await asyncio.wait_for(body(service, slow), 10)
+        finally:
+            slow.let.set()
+            service.close()
+            await asyncio.sleep(0)
+        return service.counts
+
+    return asyncio.run(inner())
+
+
+async def until(condition):
+    while not condition():  # noqa: ASYNC110 - what is waited for has no event
+        await asyncio.sleep(0.001)
+
+
+def test_ids_come_later_on_the_loop():
+    async def body(service, slow):
+        answers, threads = [], []
+        slow.let.set()
+
+        def done(tokens):
+            answers.append(tokens)
+            threads.append(threading.current_thread())
+
+        service.encode(request(), done)
+        assert answers == []
+        await until(lambda: answers)
+        assert answers == [(1, 2, 3)]
+        assert threads == [threading.main_thread()]
+
+    counts = run(body)
+    assert (counts.encoded, counts.tokens) == (1, 3)
+
+
+def test_what_fails_goes_on_without():
+    async def body(service, slow):
+        answers = []
+        slow.let.set()
+        service.encode(request(b"fails"), answers.append)
+        await until(lambda: answers)
+        assert answers == [None]
+
+    assert run(body).failed == 1
+
+
+def test_what_is_late_goes_on_without_and_is_answered_once():
+    async def body(service, slow):
+        answers = []
+        service.encode(request(), answers.append)
+        await until(lambda: answers)
+        slow.let.set()
+        await until(lambda: service.counts.encoded)
+        assert answers == [None]
+
+    assert run(body, timeout_s=0.01).late == 1
+
+
+def test_the_queue_is_bounded():
+    async def body(service, slow):
+        answers = []
+        for _ in range(5):
+            service.encode(request(), answers.append)
+        await until(lambda: len(answers) == 2)
+        assert answers == [None, None]
+        slow.let.set()
+        await until(lambda: len(answers) == 5)
+        service.encode(request(), answers.append)
+        await until(lambda: len(answers) == 6)
+        assert answers[2:] == [(1, 2, 3)] * 4
+
+    assert run(body, queue_max=3, workers=1).refused == 2
+
+
+def test_a_wait_that_is_given_up():
+    async def body(service, slow):
+        answers = []
+        give_up = [service.encode(request(), answers.append) for _ in range(3)]
+        await until(slow.began.is_set)
+        for each in give_up:
+            each()
+        slow.let.set()
+        service.encode(request(), answers.append)
+        await until(lambda: answers)
+        assert answers == [(1, 2, 3)]
+
+    run(body, workers=1)
+
+
+def test_a_refusal_that_is_given_up():
+    async def body(service, slow):
+        answers = []
+        service.encode(request(), answers.append)()
+        service.encode(request(), answers.append)()
+        await asyncio.sleep(0)
+        assert answers == []
+
+    run(body, queue_max=1)
+
+
+class TestLoad:
+    CHAT = Chat(messages=[{"role": "user", "content": "Write about the river."}])
+
+    def ids(self, path):
+        chat = InferenceRequest(head=RequestHead(), api=Api.CHAT, chat=lambda: self.CHAT)
+        return load_tokenizer(path).encode(chat)
+
+    def test_the_stand_ins_files(self, tmp_path):
+        stand_in.write_tokenizer(tmp_path)
+        expected = tuple(stand_in.encode(stand_in.render_chat(self.CHAT.messages)))
+        assert self.ids(tmp_path) == self.ids(tmp_path / "tokenizer.json") == expected
+
+    def test_templates_in_their_other_places(self, tmp_path):
+        stand_in.write_tokenizer(tmp_path)
+        template = "{{ bos_token }}{{ messages[0].content }}"
+        several = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": template}]
+        config = {"chat_template": several, "bos_token": {"content": stand_in.START}}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        assert self.ids(tmp_path) == tuple(stand_in.encode(stand_in.START + "Write about the river."))
+        (tmp_path / "chat_template.jinja").write_text("the {{ messages[0].content }}")
+        assert self.ids(tmp_path) == tuple(stand_in.encode("the Write about the river."))
+
+    def test_what_a_configuration_names(self, tmp_path):
+        stand_in.write_tokenizer(tmp_path)
+        (tmp_path / "mine.jinja").write_text("an {{ messages[0].content }}")
+        chat = InferenceRequest(head=RequestHead(), api=Api.CHAT, chat=lambda: self.CHAT)
+        settings = TokenProducer(tokenizer=str(tmp_path), chat_template=str(tmp_path / "mine.jinja"), timeout_ms=5000)
+
+        async def body():
+            service, answers = Tokenizer.load(settings), []
+            service.encode(chat, answers.append)
+            await until(lambda: answers)
+            service.close()
+            return answers
+
+        assert asyncio.run(body()) == [tuple(stand_in.encode("an Write about the river."))]
+        with pytest.raises(ConfigError):
+            Tokenizer.load(TokenProducer(tokenizer=str(tmp_path), chat_template=str(tmp_path / "none.jinja")))
+
+    @pytest.mark.parametrize("text", [None, "", "{}", '{"version": "1.0"}'])
+    def test_no_tokenizer(self, tmp_path, text):
+        if text is not None:
+            (tmp_path / "tokenizer.json").write_text(text)
+        with pytest.raises(ConfigError):
+            load_tokenizer(tmp_path)
+
+    def test_without_a_configuration_there_is_no_template(self, tmp_path):
+        stand_in.write_tokenizer(tmp_path)
+        (tmp_path / "tokenizer_config.json").unlink()
+        with pytest.raises(TokenizeError):
+            self.ids(tmp_path)
+        assert load_tokenizer(tmp_path).encode(request()) == tuple(stand_in.encode("the river"))
