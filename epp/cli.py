@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from epp.errors import ConfigError
 from epp.flags import add_serve_flags, read_serve_flags
+from epp.standalone.flags import add_standalone_flags
 
 if TYPE_CHECKING:
     from epp.config import EndpointPickerConfig
@@ -86,9 +87,11 @@ def demo(arguments: argparse.Namespace) -> int:
 
 def standalone(arguments: argparse.Namespace) -> int:
     """Run an Envoy and the picker beside it."""
+    from epp.discovery.file import read_endpoints
+    from epp.standalone.flags import read_standalone_flags
     from epp.standalone.run import run
 
-    return run(arguments)
+    return run(read_standalone_flags(arguments), read_endpoints)
 
 
 def _load(path: Path) -> EndpointPickerConfig:
@@ -114,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("demo", help="a real Envoy, the picker and stand-in model servers, all strategies compared")
     show.set_defaults(command=demo)
     alone = commands.add_parser("standalone", help="an Envoy and the picker from one command, for a pool listed in a file")
+    add_standalone_flags(alone)
     alone.set_defaults(command=standalone)
     return parser
 
