@@ -29,27 +29,32 @@ STRUCTURE = (
 FIELDS = ("model", "image_url", "source", "stream", "max_tokens", "priority", "cache_salt", "tool_calls", "id", "sampling_params")
 KEYS = st.sampled_from(STRUCTURE + FIELDS)
 TEXT = st.text(alphabet=st.characters(codec="utf-8"), max_size=12)
-SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | TEXT | st.sampled_from(["user", "text", "image", "tool_use"])
+SCALAR = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT
+    | st.sampled_from(["user", "text", "image", "tool_use"])
+)
 JSON = st.recursive(
     SCALAR, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS | TEXT, inner, max_size=6), max_leaves=25
 )
 BODIES = st.dictionaries(KEYS, JSON, max_size=8).map(lambda body: {"model": "m", **body})
-PARTS = st.fixed_dictionaries(
-    {"type": st.sampled_from(["text", "image", "tool_use", "tool_result", "message", "function_call", "function_call_output"])},
-    optional={
-        "text": st.none() | TEXT,
-        "content": TEXT,
-        "input": JSON,
-        "output": JSON,
-        "arguments": TEXT,
-        "name": st.none() | TEXT,
-    },
+PARTS = st.one_of(
+    st.fixed_dictionaries({"type": st.sampled_from(["text", "input_text", "image"])}, optional={"text": st.none() | TEXT}),
+    st.fixed_dictionaries(
+        {"type": st.just("tool_use")}, optional={"id": st.none() | TEXT, "name": st.none() | TEXT, "input": JSON}
+    ),
+    st.fixed_dictionaries({"type": st.just("tool_result")}, optional={"tool_use_id": TEXT, "content": st.none() | TEXT}),
 )
+ITEM_TYPES = st.sampled_from(["message", "function_call", "function_call_output", "reasoning"])
 TURNS = st.lists(
     st.fixed_dictionaries(
-        {"role": st.sampled_from(["user", "assistant"])},
-        optional={"content": st.lists(PARTS | TEXT, max_size=3) | TEXT, "type": TEXT},
+        {"role": st.sampled_from(["user", "assistant"]), "content": TEXT | st.lists(PARTS, max_size=3)},
+        optional={"type": ITEM_TYPES, "name": st.none() | TEXT, "arguments": st.none() | TEXT, "output": JSON},
     ),
+    min_size=1,
     max_size=3,
 )
 CONVERSATIONS = st.fixed_dictionaries(
@@ -85,9 +90,17 @@ def test_arbitrary_bytes(path, body):
 
 
 @settings(max_examples=400)
-@given(path=st.sampled_from(PATHS), body=BODIES | JSON | CONVERSATIONS)
+@given(path=st.sampled_from(PATHS), body=BODIES | JSON)
 def test_arbitrary_json(path, body):
     try_parse(path, json.dumps(body).encode())
+
+
+@settings(max_examples=300)
+@given(path=st.sampled_from(["chat/completions", "messages", "responses"]), body=CONVERSATIONS)
+def test_conversations_are_understood(path, body):
+    request = try_parse(path, json.dumps(body).encode())
+    assert request is not None
+    assert request.prompt
 
 
 @given(path=st.sampled_from(PATHS), body=BODIES, data=st.data())
@@ -102,14 +115,6 @@ def test_a_conversation_grows_by_appending(messages, cut):
     whole = try_parse("chat/completions", json.dumps({"model": "m", "messages": messages}).encode())
     begun = try_parse("chat/completions", json.dumps({"model": "m", "messages": messages[:cut]}).encode())
     assert whole.prompt.startswith(begun.prompt)
-
-
-@given(left=MESSAGES, right=MESSAGES)
-def test_different_conversations_are_different_bytes(left, right):
-    prompts = [
-        try_parse("chat/completions", json.dumps({"model": "m", "messages": turns}).encode()).prompt for turns in (left, right)
-    ]
-    assert (prompts[0] == prompts[1]) == (left == right)
 
 
 @given(
@@ -129,6 +134,6 @@ def test_the_span_is_what_a_json_decoder_takes_for_the_model(pairs, indent, asci
         assert json.loads(body[start:end]) == model
         spliced = json.loads(body[:start] + b'"other"' + body[end:])
         assert spliced["model"] == "other"
-    elif "NaN" not in inside and "Infinity" not in inside:
+    else:
         with pytest.raises(BadRequest):
             find_model_span(body)

@@ -1,7 +1,7 @@
 """Chat completions."""
 
 import json
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 
@@ -83,6 +83,16 @@ def test_the_same_text_is_the_same_bytes_however_it_is_written():
 )
 def test_structure_is_not_confused_with_text(other):
     assert chat(*other).prompt != chat(HELLO).prompt
+
+
+def test_no_two_conversations_run_together():
+    texts = ["", "a", "aa"]
+    messages = [
+        {"role": role, "content": content, **({} if name is None else {"name": name})}
+        for role, content, name in product(texts, texts, [None, *texts])
+    ]
+    conversations = [[one] for one in messages] + [list(two) for two in product(messages, messages)]
+    assert len({chat(*turns).prompt for turns in conversations}) == len(conversations) == 36 + 36**2
 
 
 def image(url):
