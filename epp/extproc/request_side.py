@@ -177,18 +177,18 @@ class RequestSide:
 
     def _pass_on(self, event: Decided) -> list[Action]:
         self.state = RequestState.PASSING
-        self.decision = decision = event.decision
-        body = self._body
-        changed = None if body is None else _rewritten(body, decision)
-        route = self._route(decision, body, changed)
+        self.decision = event.decision
+        body = None if self._body is None else _renamed(self._body, event.decision)
+        changed = body is not self._body
+        route = self._route(event.decision, body, changed=changed)
         answers: list[Action]
         if self._headers_answered:
-            answers = [AnswerBody(Side.REQUEST, route, changed)]
+            answers = [AnswerBody(Side.REQUEST, route, body if changed else None)]
         elif body is None:
             answers = [AnswerHeaders(Side.REQUEST, route, modes=self.ask)]
         else:
             ended = not self._late  # else by trailers, which wait there
-            answers = [AnswerHeaders(Side.REQUEST, route), StreamBody(Side.REQUEST, body if changed is None else changed, ended)]
+            answers = [AnswerHeaders(Side.REQUEST, route), StreamBody(Side.REQUEST, body, ended)]
         answers += self._late
         self._drop_body()
         return answers
@@ -224,15 +224,15 @@ class RequestSide:
     def _drop_body(self) -> None:
         self._pieces, self._body, self._late = [], None, []
 
-    def _route(self, decision: Decision, body: bytes | None, changed: bytes | None) -> Route:
+    def _route(self, decision: Decision, body: bytes | None, *, changed: bool) -> Route:
         options, headers = self._options, self._head.headers
         remove = CONTROL_HEADERS.intersection(headers)
-        if changed is not None and not self._headers_answered:
+        if changed and not self._headers_answered:
             remove |= {"content-length"}  # Envoy does it too in full duplex, unless `allow_content_length_header` is set
         return Route(
             ",".join([endpoint.authority for endpoint in (decision.endpoint, *decision.fallbacks)]),
             tuple(sorted(remove)),
-            _echo(headers, body if changed is None else changed) if options.echo_headers and body is not None else (),
+            _echo(headers, body) if options.echo_headers and body is not None else (),
             _scores(decision.sheet) if options.emit_endpoint_scores else (),
         )
 
@@ -242,11 +242,11 @@ _STEPS: Mapping[tuple[RequestState, type[RequestEvent]], Callable[[RequestSide, 
 }
 
 
-def _rewritten(body: bytes, decision: Decision) -> bytes | None:
-    """Return the body with the model the decision puts in its place, or None when the body stays."""
+def _renamed(body: bytes, decision: Decision) -> bytes:
+    """Return the body with the model that the decision names, or the same body when it is sent on as it came."""
     request = decision.request
     if request.model_span is None or request.target_model == request.model:
-        return None
+        return body
     return splice_model(body, request.model_span, request.target_model)
 
 

@@ -91,7 +91,8 @@ class ResponseSide:
 
     def expect(self, decision: Decision) -> None:
         """Take note of the decision that this will be the response to."""
-        if decision.request.target_model != decision.request.model:
+        request = decision.request
+        if request.model_span is not None and request.target_model != request.model:
             self._renamed = decision
 
     # ---- steps

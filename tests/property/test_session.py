@@ -82,7 +82,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(ResponseBody, st.binary(max_size=30), st.booleans()),
     st.just(ResponseTrailers()),
     st.just(Refused(NoEndpoint("none"))),
-    st.builds(lambda target: Decided(decision(target=target)), st.sampled_from(["", "other"])),
+    st.builds(lambda target: Decided(decision(target=target, span=(0, 0) if target else None)), st.sampled_from(["", "other"])),
 )
 
 

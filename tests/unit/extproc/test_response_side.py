@@ -56,7 +56,7 @@ def test_what_follows_the_end_of_the_body_is_not_answered():
 )
 def test_a_name_is_put_back_only_where_it_can_be_found(headers):
     side = ResponseSide(WireOptions())
-    side.expect(decision(model="a", target="b"))
+    side.expect(decision(model="a", target="b", span=(9, 12)))
     side.receive(ResponseHeaders(200, headers, False))
     assert side.receive(ResponseBody(b'{"model":"b"}', True))[0].data == b'{"model":"b"}'
 
@@ -64,14 +64,14 @@ def test_a_name_is_put_back_only_where_it_can_be_found(headers):
 def test_chunks_that_are_answered_alone_keep_the_name():
     side = ResponseSide(WireOptions())
     side.mode = STREAMED
-    side.expect(decision(model="a", target="b"))
+    side.expect(decision(model="a", target="b", span=(9, 12)))
     side.receive(ResponseHeaders(200, {"content-type": "application/json"}, False))
     assert side.receive(ResponseBody(b'{"model":"b"}', True))[0].body is None
 
 
 def test_what_is_held_back_goes_out_before_trailers():
     side = ResponseSide(WireOptions())
-    side.expect(decision(model="a", target="b"))
+    side.expect(decision(model="a", target="b", span=(9, 12)))
     side.receive(ResponseHeaders(200, {"content-type": "application/json"}, False))
     assert side.receive(ResponseBody(b'{"model":"b"}', False))[0].data == b""
     rest, _ = side.receive(ResponseTrailers())
