@@ -6,6 +6,7 @@ cluster's own network; `--metrics-endpoint-auth` means something only on Kuberne
 The composition root starts and stops it. Everything is read when asked for; nothing is kept up to date for this port's sake.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -96,7 +97,8 @@ class Admin:
     async def _decisions(self, request: web.Request) -> web.Response:
         limit, model, endpoint = _limit(request), request.query.get("model"), request.query.get("endpoint")
         found = self._ring.recent(limit, model=model, endpoint=endpoint)
-        return _json({"kept": len(self._ring), "decisions": [render(one) for one in found]})
+        rendered = await asyncio.to_thread(lambda: [render(one) for one in found])  # a thousand take too long for the loop
+        return _json({"kept": len(self._ring), "decisions": rendered})
 
     async def _decision(self, request: web.Request) -> web.Response:
         found = self._ring.get(request.match_info["request_id"])

@@ -69,8 +69,9 @@ def collect(sources: Sources) -> list[Metric]:
 
 
 def _one(series: s.Series, *samples: tuple[tuple[str, ...], float]) -> Metric:
+    """Return a family of these samples; of two with the same labels the last, since a page with both would be refused."""
     family = series.family()
-    for labels, value in samples:
+    for labels, value in dict(samples).items():
         series.add(family, labels, value)
     return family
 

@@ -1,0 +1,239 @@
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from html.parser import HTMLParser
+
+import aiohttp
+import numpy as np
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as prometheus
+
+from epp.admin.server import Admin
+from epp.prefix.approximate import Approximate
+from epp.prefix.blocks import Blocks
+from epp.prefix.chain import Chain
+from epp.telemetry.health import Fact, HealthState
+from epp.telemetry.metrics import Metrics
+from epp.telemetry.sheets import DecisionRing
+from epp.telemetry.state_metrics import ConfigState, Sources
+from epp.testing.builders import build_snapshot
+from tests.unit.telemetry.facts import build_decision, build_outcome
+
+
+class World:
+    """An admin server over a small pool, and the objects behind it."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics(lambda: 100.0)
+        self.ring = DecisionRing(lambda: 0.0)
+        self.health = HealthState()
+        self.snapshot = build_snapshot(2, waiting=[3, 0], scraped_s=[999.9, -np.inf])
+        self.sources = Sources(
+            snapshot=lambda: self.snapshot,
+            clock=lambda: 1000.0,
+            strategies=lambda: [Chain([Approximate(Blocks())])],
+            config=lambda: ConfigState(hash="abc", generation=2, effective="apiVersion: x\n"),
+            pool_name="pool",
+        )
+
+    def decide(self, **changes) -> None:
+        decision = build_decision(**changes)
+        for observer in (self.metrics, self.ring):
+            observer.decided(decision, duration_s=0.0001, body_bytes=10)
+            observer.finished(decision, build_outcome(), ttft_s=0.1, duration_s=1.0)
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator["Client"]:
+        admin = Admin(self.sources, self.metrics, self.ring, self.health)
+        port = await admin.start("127.0.0.1", 0)
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+            yield Client(session)
+        await admin.stop()
+
+
+class Client:
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self.session = session
+
+    async def get(self, path: str, **headers: str) -> tuple[int, str, str]:
+        """Return status, content type and text."""
+        async with self.session.get(path, headers=headers) as response:
+            return response.status, response.headers["Content-Type"], await response.text()
+
+    async def json(self, path: str):
+        """Return status and content, which must be JSON as the standard has it."""
+        status, content_type, text = await self.get(path)
+        assert content_type.startswith("application/json")
+
+        def refuse(constant: str) -> None:
+            raise AssertionError(f"{constant} is not JSON")
+
+        return status, json.loads(text, parse_constant=refuse)
+
+
+def with_client(check, world: World | None = None) -> None:
+    async def main() -> None:
+        async with (world or World()).served() as client:
+            await check(client)
+
+    asyncio.run(main())
+
+
+def test_the_metrics_page_parses_in_both_formats():
+    world = World()
+    world.decide()
+
+    async def check(client: Client) -> None:
+        status, content_type, text = await client.get("/metrics")
+        assert status == 200
+        assert content_type.startswith("text/plain")
+        samples = {s.name for family in prometheus(text) for s in family.samples}
+        expected = {"llm_d_epp_request_total", "llm_d_epp_ready_endpoints", "epp_config_info", "process_cpu_seconds_total"}
+        assert expected <= samples
+        accept = "application/openmetrics-text;version=1.0.0"
+        _, content_type, text = await client.get("/metrics", Accept=accept)
+        assert content_type.startswith("application/openmetrics-text")
+        assert "llm_d_epp_request" in {family.name for family in openmetrics(text)}
+
+    with_client(check, world)
+
+
+def test_alive_always_ready_when_synced_and_not_draining():
+    world = World()
+
+    async def check(client: Client) -> None:
+        for changes, ready in (((), 503), ((Fact.POOL_SYNCED,), 200), ((Fact.DRAINING,), 503)):
+            for fact in changes:
+                world.health.set(fact, True)
+            assert (await client.json("/healthz"))[0] == 200
+            assert (await client.json("/readyz"))[0] == ready
+        assert (await client.json("/readyz"))[1] == {"status": "NOT_SERVING", "reasons": ["draining"]}
+
+    with_client(check, world)
+
+
+def test_decisions_newest_first_narrowed_and_in_full():
+    world = World()
+    for i in range(60):
+        world.decide(request_id=f"r{i}", model=("a", "b")[i % 2], chosen=i % 3)
+
+    async def ids(client: Client, query: str) -> list[str]:
+        status, content = await client.json(f"/decisions{query}")
+        assert status == 200
+        assert content["kept"] == 60
+        return [one["request_id"] for one in content["decisions"]]
+
+    async def check(client: Client) -> None:
+        assert len(await ids(client, "")) == 50
+        assert await ids(client, "?limit=2") == ["r59", "r58"]
+        assert await ids(client, "?limit=2&model=a") == ["r58", "r56"]
+        assert await ids(client, "?limit=1&endpoint=10.0.0.1:8000") == ["r57"]
+        assert await ids(client, "?model=nobody") == []
+        status, one = await client.json("/decisions/r7")
+        assert status == 200
+        assert one["endpoint"]["name"] == "default/server-1"
+        assert one["outcome"]["cached_tokens"] == 700
+        assert "helpful" not in json.dumps(one)
+
+    with_client(check, world)
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=-1", "limit=x", "limit=1001", "limit=", "limit=%C2%B2", "limits=1"])
+def test_a_malformed_query_is_refused_with_a_sentence(query):
+    async def check(client: Client) -> None:
+        status, content = await client.json(f"/decisions?{query}")
+        assert status == 400
+        assert "limit" in content["error"]
+
+    with_client(check)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"), [("GET", "/nowhere", 404), ("GET", "/decisions/x", 404), ("POST", "/pool", 405)]
+)
+def test_errors_are_json(method, path, expected):
+    async def check(client: Client) -> None:
+        async with client.session.request(method, path) as response:
+            assert response.status == expected
+            assert (await response.json())["error"]
+
+    with_client(check)
+
+
+def test_what_nobody_foresaw_is_an_answer_too(caplog):
+    world = World()
+    world.snapshot = None
+
+    async def check(client: Client) -> None:
+        assert await client.json("/pool") == (500, {"error": "internal error"})
+        assert (await client.json("/healthz"))[0] == 200
+
+    with_client(check, world)
+    assert caplog.records[0].getMessage() == "admin page failed"
+
+
+def test_the_pool_with_its_columns():
+    async def check(client: Client) -> None:
+        status, content = await client.json("/pool")
+        assert status == 200
+        first, second = content["endpoints"]
+        assert (first["name"], first["authority"], first["waiting"]) == ("default/server-0", "10.0.0.1:8000", 3)
+        assert first["scraped_age_s"] == pytest.approx(0.1)
+        assert second["scraped_age_s"] is None
+        assert {"backlog", "requests", "rate", "kv_usage", "labels"} <= set(first)
+
+    with_client(check)
+
+
+def test_strategies_and_configuration():
+    async def check(client: Client) -> None:
+        _, content = await client.json("/strategies")
+        (strategy,), (chain,) = content["strategies"], content["chains"]
+        assert strategy["name"] == "approximate"
+        assert strategy["health"] == {"condition": "healthy", "reason": ""}
+        assert set(strategy["size"]) == {"entries", "bytes", "tokens"}
+        assert chain["order"] == ["approximate"]
+        assert await client.json("/config") == (200, {"hash": "abc", "generation": 2, "effective": "apiVersion: x\n"})
+
+    with_client(check)
+
+
+def test_every_link_of_the_index_leads_somewhere():
+    class Links(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.found: list[str] = []
+
+        def handle_starttag(self, tag, attrs):
+            self.found += [value for name, value in attrs if name == "href"]
+
+    world = World()
+    world.health.set(Fact.POOL_SYNCED, True)
+
+    async def check(client: Client) -> None:
+        status, content_type, text = await client.get("/")
+        assert status == 200
+        assert content_type.startswith("text/html")
+        links = Links()
+        links.feed(text)
+        assert len(links.found) == 7
+        for link in links.found:
+            assert (await client.get(f"/{link}"))[0] == 200
+
+    with_client(check, world)
+
+
+def test_a_taken_port_is_an_error_of_the_system():
+    async def main() -> None:
+        world = World()
+        first = Admin(world.sources, world.metrics, world.ring, world.health)
+        port = await first.start("127.0.0.1", 0)
+        second = Admin(world.sources, world.metrics, world.ring, world.health)
+        with pytest.raises(OSError, match="address already in use"):
+            await second.start("127.0.0.1", port)
+        await second.stop()
+        await first.stop()
+
+    asyncio.run(main())

@@ -1,0 +1,133 @@
+import io
+import json
+import logging
+import queue
+import time
+
+import pytest
+
+from epp.errors import BadRequest
+from epp.model.request import RequestHead
+from epp.telemetry import logs
+from epp.telemetry.logs import DecisionLog, DroppingHandler
+from tests.unit.telemetry.facts import build_decision, build_outcome
+
+
+def run_log(log: DecisionLog) -> None:
+    """Tell the log of one of everything."""
+    decision = build_decision()
+    log.decided(decision, duration_s=0.0001, body_bytes=2000)
+    log.finished(decision, build_outcome(), ttft_s=0.1, duration_s=1.0)
+    log.rejected(RequestHead(request_id="r-2"), BadRequest("the prompt is a secret"))
+
+
+def written(*, verbosity: int, json: bool = True) -> str:
+    stream = io.StringIO()
+    undo = logs.configure(verbosity=verbosity, json=json, stream=stream)
+    try:
+        run_log(DecisionLog())
+    finally:
+        undo()
+    return stream.getvalue()
+
+
+def test_one_json_line_per_decision_with_the_facts_as_fields():
+    decided, rejected = map(json.loads, written(verbosity=2).splitlines())
+    assert decided.pop("at").endswith("+00:00")
+    assert decided == {
+        "level": "info",
+        "logger": "epp.decisions",
+        "message": "decided",
+        "request_id": "r-1",
+        "model": "tiny",
+        "endpoint": "default/server-1",
+        "strategy": "approximate",
+        "matched_tokens": 768,
+        "prompt_tokens": 1024,
+        "candidates": 3,
+        "margin": 2.15,
+        "body_bytes": 2000,
+        "duration_us": 100.0,
+    }
+    assert (rejected["message"], rejected["request_id"], rejected["status"]) == ("rejected", "r-2", 400)
+
+
+@pytest.mark.parametrize(("verbosity", "lines"), [(0, 0), (1, 2), (2, 2), (3, 3), (9, 3)])
+@pytest.mark.parametrize("json", [True, False])
+def test_no_level_shows_the_prompt(verbosity, lines, json):
+    text = written(verbosity=verbosity, json=json)
+    assert len(text.splitlines()) == lines
+    assert "helpful" not in text
+    assert "secret" not in text
+
+
+def test_text_lines_are_key_value_with_quotes_where_needed():
+    stream = io.StringIO()
+    undo = logs.configure(json=False, stream=stream)
+    logging.getLogger("x").info("pool changed", extra={"added": 2, "why": "file changed", "none": ""})
+    undo()
+    assert stream.getvalue().split(" ", 1)[1] == 'info    pool changed logger=x added=2 why="file changed" none=""\n'
+
+
+def test_what_json_has_no_form_for_is_its_text():
+    stream = io.StringIO()
+    undo = logs.configure(stream=stream)
+    logging.getLogger("x").info("odd", extra={"path": io, "number": float("nan")})
+    undo()
+    assert json.loads(stream.getvalue())["path"].startswith("<module 'io'")
+
+
+def test_an_exception_keeps_its_traceback_in_one_line():
+    stream = io.StringIO()
+    undo = logs.configure(stream=stream)
+    try:
+        {}["x"]
+    except KeyError:
+        logging.getLogger("x").exception("failed")
+    undo()
+    (line,) = stream.getvalue().splitlines()
+    assert "KeyError" in json.loads(line)["exception"]
+
+
+def test_undo_puts_logging_back():
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    logs.configure(verbosity=3, stream=io.StringIO())()
+    assert (root.handlers[:], root.level) == before
+
+
+def test_what_does_not_fit_is_dropped_and_counted():
+    lines: queue.Queue[logging.LogRecord] = queue.Queue(2)
+    handler = DroppingHandler(lines)
+    for i in range(5):
+        handler.handle(logging.makeLogRecord({"msg": str(i)}))
+    assert [lines.get_nowait().getMessage() for _ in range(2)] == ["0", "1"]
+    handler.handle(logging.makeLogRecord({"msg": "next"}))
+    assert lines.get_nowait().lines_dropped == 3
+    handler.handle(logging.makeLogRecord({"msg": "after"}))
+    assert not hasattr(lines.get_nowait(), "lines_dropped")
+
+
+def test_a_stream_that_blocks_does_not_block_those_who_log():
+    class Blocked(io.StringIO):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate: queue.Queue[None] = queue.Queue()
+            self.open = False
+
+        def write(self, text: str) -> int:
+            if not self.open:
+                self.gate.get()
+                self.open = True
+            return super().write(text)
+
+    stream = Blocked()
+    undo = logs.configure(stream=stream)
+    start = time.monotonic()
+    for _ in range(100):
+        run_log(DecisionLog())
+    took_s = time.monotonic() - start
+    stream.gate.put(None)
+    undo()
+    assert took_s < 5
+    assert len(stream.getvalue().splitlines()) == 200
