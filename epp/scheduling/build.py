@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import msgspec
+
 from epp.config.document import DataLayer, EndpointPickerConfig, ProfileSpec
 from epp.config.expansion import PRODUCERS, expand
 from epp.errors import ConfigError
@@ -32,7 +34,7 @@ class Plan:
     """What a configuration comes to."""
 
     config: EndpointPickerConfig
-    """Expanded."""
+    """Expanded, every plugin with all its parameters. Building it again gives an equal plan."""
     plugins: Mapping[str, Plugin]
     """Everything in the list, by name."""
     profiles: Mapping[str, Profile]
@@ -70,7 +72,7 @@ def build(config: EndpointPickerConfig, registry: Registry) -> Plan:
     producers, default = builder.producers()
     tokenizer = builder.only(TokenProducer)
     return Plan(
-        config=config,
+        config=builder.effective(),
         plugins=builder.plugins,
         profiles=profiles,
         handler=builder.handler(),
@@ -127,6 +129,13 @@ class _Builder:
         for index, spec in enumerate(config.plugins):
             self.paths[spec.label] = f"plugins[{index}]"
             self.plugins[spec.label] = registry.create(spec.type, spec.parameters, f"plugins[{index}]")
+
+    def effective(self) -> EndpointPickerConfig:
+        """Return the configuration with the parameters that the file left to their defaults filled in."""
+        specs = [
+            msgspec.structs.replace(spec, parameters=msgspec.to_builtins(self.plugins[spec.label])) for spec in self.config.plugins
+        ]
+        return msgspec.structs.replace(self.config, plugins=tuple(specs))
 
     def profile(self, index: int, spec: ProfileSpec) -> Profile:
         """Return one profile, its plugins sorted by kind."""

@@ -1,10 +1,11 @@
 """From a configuration to what runs."""
 
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from epp.config import expand, load
+from epp.config import dump, expand, load
 from epp.errors import ConfigError
 from epp.parsers.select import PARSERS
 from epp.scheduling.build import build
@@ -14,6 +15,7 @@ from epp.scheduling.profiles.single import SingleProfileHandler
 from epp.scheduling.registry import Registry
 from epp.scheduling.scorers.marginal_cost import MarginalCostScorer
 from epp.scheduling.settings import CoreMetricsExtractor, FileDiscovery, MetricsDataSource
+from epp.testing.builders import build_match, build_request, build_snapshot, build_view
 
 STRATEGIES = Path(__file__).parents[3] / "manifests" / "strategies"
 
@@ -96,7 +98,18 @@ def test_the_default():
 
 def test_building_what_is_expanded_already_is_the_same():
     config = load("strategy: {chain: [approximate], load: llm-d}")
-    assert build(config, Registry()) == build(expand(config), Registry())
+    plan = build(config, Registry())
+    assert plan == build(expand(config), Registry())
+    assert plan == build(plan.config, Registry())
+    assert plan == build(load(dump(plan.config)), Registry())
+
+
+def test_the_plans_configuration_shows_every_parameter():
+    plan = plan_of("strategy: {chain: [approximate], approximate: {blockSizeTokens: 32}}")
+    producer = plan.config.plugins[0].parameters
+    assert producer["blockSizeTokens"] == 32
+    assert producer["autoTune"] is True
+    assert producer["capacityTokens"] is None
 
 
 @pytest.mark.parametrize("form", ["{pluginRef: files}", "{endpoints: {pluginRef: files}}"])
@@ -238,6 +251,25 @@ def test_ready_made_strategies(path):
     assert text.startswith(f"# {path.stem}: ")
     assert all("tokenizer" in warning for warning in plan.warnings)
     assert len(plan.profiles) == 1
+
+
+@pytest.mark.parametrize("path", sorted(STRATEGIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_all_of_them_send_a_prompt_to_who_holds_it_while_nobody_is_busy(path):
+    assert pick(plan_of(path.read_text()), build_snapshot(3)) == 1
+
+
+@pytest.mark.parametrize("name", ["accurate", "approximate", "dynamo", "llm-d", "sglang"])
+def test_those_that_weigh_load_leave_a_holder_that_is_too_busy(name):
+    million = [0, 1_000_000, 0]
+    busy = build_snapshot(3, requests=[0, 100, 0], tokens=million, backlog=million, backlog_count=[0, 100, 0], waiting=[0, 90, 0])
+    assert pick(plan_of((STRATEGIES / f"{name}.yaml").read_text()), busy) != 1
+
+
+def pick(plan, snapshot):
+    """Return the slot that a plan's profile picks when slot 1 holds the whole prompt."""
+    view = build_view(snapshot, build_match([0, 1000, 0], 1000))
+    picked, _ = plan.profiles["default"].run(build_request(1000), view, Random(1))
+    return picked[0]
 
 
 def test_there_are_six_ready_made_strategies():
