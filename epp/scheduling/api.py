@@ -106,8 +106,9 @@ class View:
 
     @property
     def decoding(self) -> FloatColumn:
-        """Requests we sent there whose first token has come."""
-        return self.take((self.snapshot.columns.requests - self.snapshot.columns.backlog_count).astype(np.float64))
+        """Requests we sent there whose first token has come, as far as we see it (in lean mode we do not)."""
+        columns = self.snapshot.columns
+        return self.take(np.maximum(columns.requests - columns.backlog_count, 0.0))
 
     @property
     def rate(self) -> FloatColumn:

@@ -60,6 +60,16 @@ def test_a_score_out_of_range_is_clamped():
     assert sheet.totals.tolist() == [1.0, 0.0]
 
 
+def test_a_score_that_is_no_number_costs_the_endpoint_but_not_the_request():
+    class Lost(QueueScorer, frozen=True):
+        def score(self, request, view):
+            return np.array([np.nan, 0.5])
+
+    picked, sheet = run(Profile(name="lost", scorers=(("lost", 1.0, Lost()),), picker=MaxScorePicker()), build_snapshot(2))
+    assert picked.tolist() == [1]
+    assert sheet.totals.tolist() == [0.0, 0.5]
+
+
 def test_empty_slots_are_never_picked():
     snapshot = build_snapshot([None, build_endpoint(1), None, build_endpoint(3)], waiting=[0, 5, 0, 1])
     picked, _ = run(Profile(name="default", scorers=(("q", 1.0, QueueScorer()),), picker=MaxScorePicker()), snapshot)

@@ -103,6 +103,18 @@ def test_a_strangers_plugin_works_like_our_own(stranger):
         registry.create("short-scorer", {"depthMax": 8}, "plugins[1]")
 
 
+def test_an_installed_package_is_found(tmp_path, monkeypatch):
+    metadata = tmp_path / "mine-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[{GROUP}]\nmine-scorer = mine_plugins:Mine\n")
+    (tmp_path / "mine_plugins.py").write_text(
+        "from epp.scheduling.api import Scorer\n\nclass Mine(Scorer, frozen=True):\n    depth_max: int = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert Registry().create("mine-scorer", {"depthMax": 4}, "plugins[0]").depth_max == 4
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
