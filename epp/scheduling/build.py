@@ -133,7 +133,8 @@ class _Builder:
     def effective(self) -> EndpointPickerConfig:
         """Return the configuration with the parameters that the file left to their defaults filled in."""
         specs = [
-            msgspec.structs.replace(spec, parameters=msgspec.to_builtins(self.plugins[spec.label])) for spec in self.config.plugins
+            msgspec.structs.replace(spec, parameters=msgspec.json.decode(msgspec.json.encode(self.plugins[spec.label])))
+            for spec in self.config.plugins
         ]
         return msgspec.structs.replace(self.config, plugins=tuple(specs))
 
