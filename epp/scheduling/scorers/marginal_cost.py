@@ -21,7 +21,8 @@ class MarginalCostScorer(Scorer, frozen=True):
       did not come through this picker show as waiting requests beyond the ledger's, and count as average prompts.
     - `1 / (1 - utilization)`: my prefill priced at what it costs those who come after. Utilization is the share of recent time in
       which the pool's endpoints had backlog, so affinity weighs more the busier the pool is.
-    - `speed`: the endpoint's learned prefill rate relative to the pool's mean, for pools of mixed hardware.
+    - `speed`: the endpoint's learned prefill rate relative to the pool's mean, for pools of mixed hardware. Rates that differ by
+      less than `speedTolerance` are one rate: they are estimates, and following their noise costs more than it gains.
     - the last factor: my prefill delays everybody who is decoding there; what counts is how many they are beside the pool's mean.
 
     Nothing has to be tuned to a model or a GPU: every term is tokens, and the rates are learned from first-token times.
@@ -32,11 +33,8 @@ class MarginalCostScorer(Scorer, frozen=True):
         Meta(ge=0, le=8, description="Price of delaying decodes: 0 on prefill-only endpoints, 1 where token gaps matter most."),
     ] = 0.5
     speed_tolerance: Annotated[
-        float,
-        Meta(
-            ge=0, le=10, description="Learned rates this close to the mean (as a share of it) count as equal: they are estimates."
-        ),
-    ] = 0.3
+        float, Meta(ge=0, le=10, description="By how much (as a share) the fastest may beat the slowest and count as equally fast.")
+    ] = 0.5
     prefix_match_info_producer_name: Annotated[str, Meta(description="Which prefix producer to believe; empty: the default.")] = ""
 
     def score(self, request: InferenceRequest, view: View) -> FloatColumn:
@@ -50,10 +48,9 @@ class MarginalCostScorer(Scorer, frozen=True):
         own = np.maximum(prompt_tokens(request) - view.matched_tokens(self.prefix_match_info_producer_name), 1.0)
         cost = view.backlog + own / (1.0 - view.snapshot.utilization_ratio)
         rate = view.rate
-        relative = rate / rate.mean()
-        if (np.abs(relative - 1.0) > self.speed_tolerance).any():
-            cost = cost / relative
+        if rate.max() > (1.0 + self.speed_tolerance) * rate.min():
+            cost = cost * (rate.sum() / len(rate)) / rate
         if self.stall:
             running = view.decoding
-            cost = cost * (1.0 + self.stall * running / (running.mean() + 1.0))
+            cost = cost * (1.0 + self.stall / (running.sum() / len(running) + 1.0) * running)
         return cost
