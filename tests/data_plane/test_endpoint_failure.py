@@ -1,0 +1,56 @@
+"""A model server that is dead or dies: the client gets a 503 or another server's answer, never nothing."""
+
+import threading
+from http.client import HTTPException
+
+import pytest
+
+from epp.standalone.options import Mode
+from tests.data_plane.clients import opened, request
+from tests.data_plane.rig import RANDOM, free_port
+from tests.data_plane.upstream import DEADLINE_S, Exchange
+
+MODES = (Mode.FULL_DUPLEX, Mode.LEAN, Mode.BUFFERED)
+
+
+def body(number: int) -> bytes:
+    return b'{"model": "m", "prompt": "prompt number %d"}' % number
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
+def test_only_a_dead_server_is_503(lab, mode):
+    with lab.picker([free_port()]) as picker, lab.gateway(picker, mode=mode) as gateway:
+        assert [request(gateway, "POST", "/v1/completions", body(number)).status for number in range(3)] == [503] * 3
+        assert request(gateway, "GET", "/v1/models").status == 503
+        assert picker.in_flight() == 0
+
+
+def test_a_dead_server_among_others_is_passed_over(lab, fleet):
+    dead = free_port()
+    with lab.picker([dead, *fleet.ports], config=RANDOM) as picker, lab.gateway(picker) as gateway:
+        answers = [request(gateway, "POST", "/v1/completions", body(number)) for number in range(60)]
+        assert {answer.status for answer in answers} <= {200, 503}
+        assert [answer.status for answer in answers[-30:]] == [200] * 30, "by then it is known to be dead"
+
+
+def test_a_server_that_cuts_the_connection_before_its_answer_is_503(any_gateway, picker, fleet):
+    fleet.scripts["cut-before"] = Exchange.reset
+    assert request(any_gateway, "POST", "/v1/completions", body(0), [("x-script", "cut-before")]).status == 503
+
+
+def test_a_server_that_cuts_its_answer_cuts_it_for_the_client_too(any_gateway, picker, fleet):
+    arrived = threading.Event()
+
+    def script(exchange: Exchange) -> None:
+        exchange.start()
+        exchange.chunk(b"data: 1\n\n")
+        assert arrived.wait(DEADLINE_S)
+        exchange.reset()
+
+    fleet.scripts["cut-during"] = script
+    with opened(any_gateway, "POST", "/v1/completions", body(0), [("x-script", "cut-during")]) as connection:
+        response = connection.getresponse()
+        assert response.read1(100) == b"data: 1\n\n"
+        arrived.set()
+        with pytest.raises((HTTPException, ConnectionError)):
+            response.read()

@@ -1,0 +1,124 @@
+"""The picker dies and comes back under traffic: every request gets an answer, and soon a good one."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+
+import pytest
+
+from epp.standalone.options import Mode
+from tests.data_plane.clients import opened, request
+from tests.data_plane.rig import eventually
+from tests.data_plane.upstream import DEADLINE_S, Exchange
+
+BODY = b'{"model": "m", "prompt": "hello"}'
+CLIENTS = 4
+
+
+class Traffic:
+    """Clients that send one request after the other and count what they get; a connection cut counts as `cut`."""
+
+    def __init__(self, gateway) -> None:
+        self._gateway = gateway
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self.statuses: Counter[int | str] = Counter()
+        self._threads = [threading.Thread(target=self._run) for _ in range(CLIENTS)]
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                status: int | str = request(self._gateway, "POST", "/v1/completions", BODY).status
+            except TimeoutError:
+                status = "hung"
+            except (OSError, HTTPException):
+                status = "cut"
+            with self._lock:
+                self.statuses[status] += 1
+
+    @property
+    def answered(self) -> int:
+        return sum(self.statuses.values())
+
+    def seen(self, status: int, times: int = 1) -> None:
+        """Wait for so many more answers of this status."""
+        wanted = self.statuses[status] + times
+        eventually(lambda: self.statuses[status] >= wanted, f"{times} more answers of {status}: {self.statuses}")
+
+
+@contextmanager
+def traffic(gateway) -> Iterator[Traffic]:
+    running = Traffic(gateway)
+    for thread in running._threads:
+        thread.start()
+    try:
+        yield running
+    finally:
+        running._stop.set()
+        for thread in running._threads:
+            thread.join()
+    assert running.statuses["hung"] == 0
+
+
+@pytest.mark.parametrize("mode", [Mode.FULL_DUPLEX, Mode.LEAN, Mode.BUFFERED], ids=lambda mode: mode.value)
+def test_failing_closed_it_is_5xx_until_the_picker_is_back(lab, fleet, mode):
+    with lab.picker(fleet.ports) as picker, lab.gateway(picker, mode=mode) as gateway, traffic(gateway) as clients:
+        clients.seen(200, 20)
+        picker.kill()
+        clients.seen(500, 20)
+        lab.restart(picker)
+        clients.seen(200, 20)
+        assert set(clients.statuses) <= {200, 500, 503, "cut"}
+
+
+def test_failing_open_requests_go_on_without_a_picker(lab, fleet):
+    with lab.picker(fleet.ports) as picker, lab.gateway(picker, fail_open=True) as gateway, traffic(gateway) as clients:
+        clients.seen(200, 20)
+        picker.kill()
+        eventually(lambda: _unhealthy(gateway), "Envoy knows that the picker is gone")
+        before = clients.statuses.copy()
+        clients.seen(200, 50)
+        failed = clients.statuses - before
+        assert failed[500] <= CLIENTS, "only what was under way when Envoy noticed"
+
+
+def test_in_lean_mode_an_answer_under_way_outlives_the_picker(lab, fleet):
+    go_on = threading.Event()
+    with lab.picker(fleet.ports) as picker, lab.gateway(picker, mode=Mode.LEAN) as gateway:
+        fleet.scripts["outlive"] = _two_pieces(go_on)
+        with opened(gateway, "POST", "/v1/completions", BODY, [("x-script", "outlive")]) as connection:
+            response = connection.getresponse()
+            assert response.read1(100) == b"data: 1\n\n"
+            picker.kill()
+            go_on.set()
+            assert response.read() == b"data: 2\n\n"
+
+
+def test_in_full_duplex_an_answer_under_way_is_cut_and_not_left_hanging(lab, fleet):
+    go_on = threading.Event()
+    with lab.picker(fleet.ports) as picker, lab.gateway(picker, mode=Mode.FULL_DUPLEX) as gateway:
+        fleet.scripts["cut"] = _two_pieces(go_on)
+        with opened(gateway, "POST", "/v1/completions", BODY, [("x-script", "cut")]) as connection:
+            response = connection.getresponse()
+            assert response.read1(100) == b"data: 1\n\n"
+            picker.kill()
+            with pytest.raises((HTTPException, ConnectionError)):
+                response.read()
+        go_on.set()
+
+
+def _two_pieces(go_on: threading.Event):
+    def script(exchange: Exchange) -> None:
+        exchange.start()
+        exchange.chunk(b"data: 1\n\n")
+        assert go_on.wait(DEADLINE_S)
+        exchange.chunk(b"data: 2\n\n")
+        exchange.end()
+
+    return script
+
+
+def _unhealthy(gateway) -> bool:
+    return "picker::" in gateway.admin("/clusters") and "/failed_active_hc" in gateway.admin("/clusters")
