@@ -22,7 +22,7 @@ def find_doubts(config: EndpointPickerConfig, plugins: Mapping[str, Plugin]) -> 
     yield from _unused(config, plugins)
     accurate = [plugin.label for plugin in config.plugins if plugin.type == PRODUCERS["accurate"]]
     if accurate and not any(isinstance(plugin, TokenProducer) and plugin.tokenizer for plugin in plugins.values()):
-        yield f"{accurate[0]}: there is no tokenizer, so it answers only for requests that carry token ids (strategy.tokenizer)"
+        yield f"{accurate[0]}: there is no tokenizer, so it answers only for requests that carry token ids"
 
 
 def _profiles(config: EndpointPickerConfig, plugins: Mapping[str, Plugin]) -> Iterator[str]:
