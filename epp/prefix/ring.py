@@ -44,6 +44,8 @@ def name_hashes(snapshot: Snapshot) -> HashColumn:
 def scores(key: int, hashes: HashColumn, weights: FloatColumn | None = None) -> HashColumn | FloatColumn:
     """Return how well each endpoint goes with a key: the finalizer of splitmix64 over both hashes.
 
+    Without its last step, which changes only low bits, and it is the high ones that decide.
+
     Args:
         key: 64-bit hash of what is to be placed.
         hashes: one 64-bit hash per endpoint.
@@ -56,7 +58,6 @@ def scores(key: int, hashes: HashColumn, weights: FloatColumn | None = None) -> 
     mixed *= 0xBF58476D1CE4E5B9
     mixed ^= mixed >> 27
     mixed *= 0x94D049BB133111EB
-    mixed ^= mixed >> 31
     if weights is None:
         return mixed
     # -w / ln(u) for u uniform in (0, 1): the highest is w's with probability w / sum(w).

@@ -113,6 +113,10 @@ def test_a_row_of_misses_gives_up_the_older_half(strategy):
     assert strategy.size().tokens == pytest.approx(before / 2, rel=0.02)
     assert tokens(strategy, build_request(text(0))) is None
     assert tokens(strategy, build_request(text(9))) is not None
+    half = strategy.size().tokens
+    miss(strategy, MISSES_MAX - 1)
+    send(strategy, build_request(text(9)), 0)
+    assert strategy.size().tokens == half
 
 
 def test_a_lost_cache_is_given_up_while_what_was_sent_since_stays(strategy):

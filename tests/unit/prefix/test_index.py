@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from epp.prefix.blocks import Blocks
 from epp.prefix.index import RETIRED_MAX, PrefixIndex
 
 TOKENS = tuple(accumulate([16] * 700, initial=0))
@@ -128,6 +129,19 @@ def test_endpoints_that_come_and_go_leave_nothing_behind(index):
     index.check()
     assert len(index._retired) <= RETIRED_MAX
     assert len(index._slots) <= 6 * RETIRED_MAX + 1
+
+
+def test_one_deep_prompt_displaces_hundreds_of_small_ones_at_once():
+    """Blocks grow: what one prompt adds may be worth many times as many blocks, and must fit all the same."""
+    tokens = Blocks().tokens
+    index, deep = PrefixIndex(tokens), path(1, 90)
+    for seed in range(2000):
+        index.record(path(10 + seed, 1), 0, 32_000)
+    assert index.entries == 2000
+    index.record(deep, 0, 32_000)
+    assert index.held(deep, 0) == 90
+    assert 32_000 - 16 < index.tokens(0) <= 32_000
+    index.check()
 
 
 def test_a_smaller_capacity_is_reached_step_by_step(index):
