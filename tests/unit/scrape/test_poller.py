@@ -1,0 +1,243 @@
+"""Who is polled when, with time as an argument; and once for real."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from itertools import count, pairwise
+from random import Random
+
+import pytest
+
+from epp.model.endpoint import Endpoint
+from epp.pool.engines import Engines
+from epp.pool.state import PoolState
+from epp.scrape.page_client import Cause
+from epp.scrape.poller import BACKOFF_MAX_S, TICK_S, Pace, Poller, Target
+
+PAGE = b"vllm:num_requests_waiting 3\nvllm:num_requests_running 0\n"
+IDLE = b"vllm:num_requests_waiting 0\nvllm:num_requests_running 0\n"
+
+
+class FakeConnection:
+    """Answers when told to."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.done = None
+        self.closed = False
+
+    def get(self, done) -> None:
+        assert self.done is None, "two polls of one endpoint at once"
+        self.done = done
+
+    def abandon(self, cause: Cause) -> None:
+        self.closed = True
+        self.answer(cause)
+
+    def answer(self, result: bytes | Cause) -> None:
+        done, self.done = self.done, None
+        if done is not None:
+            done(result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeTarget(Target):
+    made: list[FakeConnection] = field(default_factory=list)
+
+    def connection(self, endpoint, bytes_max):
+        self.made.append(FakeConnection(endpoint))
+        return self.made[-1]
+
+
+class Bench:
+    """A poller whose time is moved by hand."""
+
+    def __init__(self, endpoints: int, **pace: float) -> None:
+        self.now = 100.0
+        self.pool = PoolState()
+        self.target = FakeTarget()
+        self.poller = Poller(self.pool, Engines(), clock=lambda: self.now, random=Random(7), pace=Pace(**pace), target=self.target)
+        self.members = [Endpoint(name=f"default/e{index}", address=f"10.0.0.{index}", port=8000) for index in range(endpoints)]
+        self.pool.apply(self.members, self.now)
+        self.polled: list[tuple[float, str]] = []
+
+    def run(self, seconds: float, answer: bytes | Cause | None = IDLE) -> list[float]:
+        """Let time pass; every poll is answered at once with `answer` (None: not at all). Return when polls started."""
+        started = []
+        for _ in range(round(seconds / TICK_S)):
+            self.now += TICK_S
+            self.poller.tick(self.now)
+            for connection in self.waiting():
+                started.append(self.now)
+                if answer is not None:
+                    connection.answer(answer)
+        return started
+
+    def waiting(self) -> list[FakeConnection]:
+        return [connection for connection in self.target.made if connection.done is not None]
+
+
+def gaps(times: list[float]) -> list[float]:
+    return [later - earlier for earlier, later in pairwise(times)]
+
+
+def test_an_idle_endpoint_is_read_once_a_second():
+    times = Bench(1).run(20.0)
+    assert max(gaps(times)) <= 1.0 + 1e-9
+    assert len(times) <= 26
+
+
+def test_an_endpoint_with_traffic_of_ours_is_fresh_within_a_tenth_of_a_second():
+    bench = Bench(1)
+    bench.run(3.0)
+    bench.pool.ledger.reserve(0, 100.0, bench.now)
+    start = bench.now
+    times = [start, *bench.run(3.0)]
+    assert max(gaps(times)) <= 0.1 + 1e-9
+    assert times[1] - start <= TICK_S + 1e-9
+
+
+def test_an_endpoint_with_traffic_of_others_is_read_often_too():
+    bench = Bench(1)
+    bench.run(2.0, PAGE)
+    assert max(gaps(bench.run(3.0, PAGE))) <= 0.1 + 1e-9
+
+
+def test_after_the_last_request_it_is_idle_again():
+    bench = Bench(1)
+    handle = bench.pool.ledger.reserve(0, 100.0, bench.now)
+    bench.run(3.0)
+    bench.pool.ledger.release(handle, bench.now)
+    bench.run(2.0)
+    assert len(bench.run(10.0)) <= 14
+
+
+def test_what_was_read_lands_in_the_pool_with_its_time():
+    bench = Bench(1)
+    bench.run(TICK_S, PAGE)
+    columns = bench.pool.snapshot().columns
+    assert (columns.waiting[0], columns.scraped_s[0]) == (3.0, bench.now)
+    assert bench.poller.polls == 1
+
+
+def test_never_two_polls_of_one_endpoint_and_an_end_to_each():
+    bench = Bench(1, timeout_s=1.0)
+    assert bench.run(0.95, None)
+    assert not bench.poller.errors
+    bench.run(0.1, None)
+    assert bench.poller.errors == {Cause.TIMEOUT: 1}
+
+
+def test_polls_under_way_are_bounded_and_all_get_their_turn():
+    bench = Bench(20, concurrency_max=6)
+    bench.run(TICK_S, None)
+    assert len(bench.waiting()) == 6
+    for _ in range(4):
+        for connection in bench.waiting():
+            connection.answer(IDLE)
+        bench.run(TICK_S, None)
+    assert len({connection.endpoint.name for connection in bench.target.made}) == 20
+
+
+def test_failures_back_off_up_to_a_limit_and_recovery_is_seen():
+    bench = Bench(1)
+    times = bench.run(60.0, Cause.CONNECT)
+    assert len(times) < 20
+    assert max(gaps(times)) <= BACKOFF_MAX_S + 2 * TICK_S
+    assert bench.poller.failing == 1
+    bench.run(BACKOFF_MAX_S + 1.0, IDLE)
+    assert bench.poller.failing == 0
+    assert max(gaps(bench.run(10.0))) <= 1.0 + 1e-9
+
+
+def test_those_that_answer_come_before_those_that_do_not():
+    bench = Bench(10, concurrency_max=10)
+    bench.run(TICK_S, None)
+    for index, connection in enumerate(bench.waiting()):
+        connection.answer(IDLE if index < 2 else Cause.CONNECT)
+    bench.poller._pace = Pace(concurrency_max=2)
+    bench.now += 30.0
+    bench.poller.tick(bench.now)
+    assert {connection.endpoint.name for connection in bench.waiting()} == {"default/e0", "default/e1"}
+
+
+def test_endpoints_that_came_together_are_spread():
+    bench = Bench(100)
+    bench.run(3.0)
+    times = bench.run(1.0)
+    assert 100 <= len(times) <= 130
+    assert max(times.count(time) for time in set(times)) < 20
+
+
+def test_one_line_per_change_of_state(caplog):
+    caplog.set_level(logging.INFO)
+    bench = Bench(1)
+    bench.run(30.0, Cause.TIMEOUT)
+    bench.run(30.0, IDLE)
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("WARNING", "metrics cannot be read"),
+        ("INFO", "metrics are read again"),
+    ]
+    assert (caplog.records[0].endpoint, caplog.records[0].cause) == ("default/e0", "timeout")
+
+
+def test_an_answer_for_an_endpoint_that_has_gone_does_not_reach_the_next_owner_of_its_slot():
+    bench = Bench(1)
+    bench.run(TICK_S, None)
+    (old,) = bench.waiting()
+    late = old.done
+    bench.pool.apply([Endpoint(name="default/other", address="10.0.0.9", port=8000)], bench.now)
+    assert old.closed
+    late(PAGE)
+    assert bench.pool.snapshot().columns.waiting[0] == 0
+    bench.run(TICK_S, PAGE)
+    assert bench.target.made[-1].endpoint.name == "default/other"
+    assert bench.pool.snapshot().columns.waiting[0] == 3.0
+
+
+def test_a_label_that_changes_the_engine_changes_how_pages_are_read():
+    bench = Bench(1)
+    bench.run(TICK_S, PAGE)
+    bench.pool.apply(
+        [Endpoint(name="default/e0", address="10.0.0.0", port=8000, labels={"llm-d.ai/engine-type": "sglang"})], bench.now
+    )
+    bench.run(2.0, b"sglang:num_queue_reqs 9\n")
+    assert bench.pool.snapshot().columns.waiting[0] == 9.0
+    assert len(bench.target.made) == 1
+
+
+@pytest.mark.parametrize(("port", "path"), [(None, "/metrics"), (9000, "/other")])
+def test_the_request(port, path):
+    endpoint = Endpoint(name="default/v6", address="fd00::1", port=8000)
+    connection = Target(port=port, path=path).connection(endpoint, 100)
+    assert connection._request.startswith(f"GET {path} HTTP/1.1\r\nHost: [fd00::1]:{port or 8000}\r\n".encode())
+
+
+def test_over_a_real_socket():
+    requests, fourth = count(1), asyncio.Event()
+
+    async def peer(reader, writer):
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                if next(requests) == 4:
+                    fourth.set()
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(PAGE), PAGE))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    async def script() -> None:
+        loop = asyncio.get_running_loop()
+        async with await asyncio.start_server(peer, "127.0.0.1", 0) as server:
+            pool = PoolState()
+            port = server.sockets[0].getsockname()[1]
+            pool.apply([Endpoint(name="default/a", address="127.0.0.1", port=port)], loop.time())
+            poller = Poller(pool, Engines(), clock=loop.time, random=Random(1), pace=Pace(busy_interval_s=0.03))
+            task = loop.create_task(poller.run())
+            await asyncio.wait_for(fourth.wait(), 5)
+            assert poller.polls == 3
+            assert pool.snapshot().columns.waiting[0] == 3.0
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert not poller.errors
+
+    asyncio.run(script())
