@@ -1,14 +1,14 @@
 """Log lines as facts: a constant message, and everything that varies in fields of its own. One line per decision.
 
-Any module logs through the standard library with `extra={...}`. `configure` sends that to a bounded queue; a thread of its own
-formats and writes, so that neither costs the event loop anything, and a blocked stderr cannot block a request: lines are dropped
-instead, and counted. Prompt text is in no line at any level: only its length in tokens.
+Any module logs through the standard library with `extra={...}`. `configure` collects the records in a bounded queue; a thread
+formats and writes them, a batch at a time, so that a blocked stderr cannot block a request: lines are dropped instead, and counted.
+Prompt text is in no line at any level: only its length in tokens.
 """
 
 import logging
-import logging.handlers
-import queue
 import sys
+import threading
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -20,8 +20,11 @@ from epp.model.decision import Decision, Outcome
 from epp.model.request import RequestHead
 from epp.telemetry.sheets import runner_up
 
-QUEUE_LINES_MAX = 10_000
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+LINES_MAX = 10_000
+"""Lines that may wait to be written."""
+BATCH_S = 0.1
+"""How long lines wait for company: one write for many of them costs a tenth of one write each."""
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "facts"}
 
 decisions = logging.getLogger("epp.decisions")
 
@@ -42,43 +45,76 @@ def configure(*, verbosity: int = 2, json: bool = True, stream: TextIO | None = 
     Returns:
         A function that writes out what is queued and undoes all of this.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = BatchHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if json else TextFormatter())
-    lines: queue.Queue[logging.LogRecord] = queue.Queue(QUEUE_LINES_MAX)
-    listener = logging.handlers.QueueListener(lines, handler)
-    queued = DroppingHandler(lines)
     root = logging.getLogger()
     before = root.handlers[:], root.level
-    root.handlers[:] = [queued]
+    root.handlers[:] = [handler]
     root.setLevel(level_for(verbosity))
-    listener.start()
 
     def undo() -> None:
         root.handlers[:], level = before
         root.setLevel(level)
-        listener.stop()
+        handler.close()
 
     return undo
 
 
-class DroppingHandler(logging.handlers.QueueHandler):
-    """Queues records as they are, and drops what does not fit."""
+class BatchHandler(logging.Handler):
+    """Keeps records, and has a thread write them. The standard library's queue listener costs four times as much a line.
 
-    dropped = 0
+    Args:
+        stream: where to.
+        lines_max: records kept at most; the next are dropped, and a line says how many.
+    """
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Return the record untouched: formatting is the writer's work."""
-        return record
+    def __init__(self, stream: TextIO, *, lines_max: int = LINES_MAX) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines_max = lines_max
+        self._records: deque[logging.LogRecord] = deque()
+        self._dropped = 0
+        self._writing = threading.Lock()
+        self._some = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
 
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """Queue, or drop and count."""
-        try:
-            self.queue.put_nowait(record)
-        except queue.Full:
-            self.dropped += 1
-        else:
-            if self.dropped:
-                record.lines_dropped, self.dropped = self.dropped, 0
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep, or drop and count."""
+        if len(self._records) >= self._lines_max:
+            self._dropped += 1
+            return
+        self._records.append(record)
+        if not self._some.is_set():
+            self._some.set()
+
+    def flush(self) -> None:
+        """Write everything that is kept. Called by the standard library when the process ends."""
+        with self._writing:
+            records = [self._records.popleft() for _ in range(len(self._records))]
+            dropped, self._dropped = self._dropped, 0
+            if dropped:
+                records.append(logging.LogRecord(__name__, logging.WARNING, "", 0, "lines dropped", None, None))
+                records[-1].facts = {"lines": dropped}
+            if records:
+                self._stream.write("".join([f"{self.format(record)}\n" for record in records]))
+                self._stream.flush()
+
+    def close(self) -> None:
+        """Write what is kept and end the thread."""
+        self._closing.set()
+        self._some.set()
+        self._thread.join()
+        self.flush()
+        super().close()
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._some.wait()
+            self._closing.wait(BATCH_S)
+            self._some.clear()
+            self.flush()
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
@@ -89,7 +125,10 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
         "logger": record.name,
         "message": record.getMessage(),
     }
-    fields.update((name, value) for name, value in vars(record).items() if name not in _STANDARD)
+    facts: dict[str, Any] | None = getattr(record, "facts", None)
+    if facts is None:
+        facts = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    fields.update(facts)
     if record.exc_info:
         fields["exception"] = logging.Formatter().formatException(record.exc_info)
     return fields
@@ -121,7 +160,7 @@ def _quoted(value: object) -> str:
 class DecisionLog:
     """One line per decision; one more per end at debug level. An `Observer` of the director.
 
-    Cost: 0.1 us when the level is off; else about 10 us, most of it the standard library's record.
+    Cost: 0.1 us when the level is off; else about 15 us, half of it in the thread that writes.
     """
 
     def decided(self, decision: Decision, *, duration_s: float, body_bytes: int) -> None:
@@ -141,13 +180,13 @@ class DecisionLog:
             "body_bytes": body_bytes,
             "duration_us": round(duration_s * 1e6, 1),
         }
-        decisions.info("decided", extra=facts)
+        _log(logging.INFO, "decided", facts)
 
     def rejected(self, head: RequestHead, error: RequestError) -> None:
         """Log that the picker answered itself. The message for the client is left out: it may quote the request."""
         if decisions.isEnabledFor(logging.INFO):
             facts = {"request_id": head.request_id, "status": error.status, "code": error.code, "reason": error.reason or ""}
-            decisions.info("rejected", extra=facts)
+            _log(logging.INFO, "rejected", facts)
 
     def finished(self, decision: Decision, outcome: Outcome, *, ttft_s: float | None, duration_s: float) -> None:
         """Log the end of a request, at debug level."""
@@ -162,4 +201,11 @@ class DecisionLog:
             "ttft_ms": None if ttft_s is None else round(ttft_s * 1e3, 1),
             "duration_ms": round(duration_s * 1e3, 1),
         }
-        decisions.debug("finished", extra=facts)
+        _log(logging.DEBUG, "finished", facts)
+
+
+def _log(level: int, message: str, facts: dict[str, Any]) -> None:
+    """Log without looking for the caller's file and line, which would cost as much as the rest."""
+    record = logging.LogRecord(decisions.name, level, "", 0, message, None, None)
+    record.facts = facts
+    decisions.handle(record)

@@ -143,7 +143,8 @@ class DecisionRing:
         for one in reversed(self._records):
             if len(found) >= limit:
                 break
-            if model in {None, one.model} and endpoint in {None, one.endpoint.name, one.endpoint.authority}:
+            here = endpoint is None or endpoint in {one.endpoint.name, one.endpoint.authority}
+            if here and model in {None, one.model}:
                 found.append(one)
         return found
 
@@ -153,11 +154,13 @@ def runner_up(sheet: ScoreSheet, slot: int) -> tuple[float, int | None]:
 
     Negative when the picker drew at random and did not take the best.
     """
-    others = sheet.slots != slot
-    if not others.any() or others.all():
+    if len(sheet.slots) < 2:
         return 0.0, None
-    best = int(np.argmax(np.where(others, sheet.totals, -np.inf)))
-    return float(sheet.totals[~others][0] - sheet.totals[best]), int(sheet.slots[best])
+    own = int(np.searchsorted(sheet.slots, slot))
+    others = sheet.totals.copy()
+    others[own] = -np.inf
+    best = int(others.argmax())
+    return float(sheet.totals[own] - others[best]), int(sheet.slots[best])
 
 
 def why(one: Record) -> str:

@@ -11,7 +11,7 @@ from epp.model.decision import Decision, Outcome, ScoreSheet, ScoreStep, Usage
 from epp.telemetry import logs
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.sheets import DecisionRing
-from epp.testing.builders import build_match, build_request, build_snapshot
+from epp.testing.builders import build_endpoint, build_match, build_request, build_snapshot
 from tests.bench.frame import Row, cpu_us, show
 
 CALL_US_MAX = 10.0
@@ -20,7 +20,7 @@ LABELS = ("model_name", "target_model_name", "fairness_id", "priority")
 
 def build_decision(prompt_bytes: int, endpoints: int) -> Decision:
     """Return a decision as a profile of three scorers leaves it."""
-    snapshot = build_snapshot(endpoints)
+    snapshot = build_snapshot([build_endpoint(i, address=f"10.0.{i // 250}.{i % 250 + 1}") for i in range(endpoints)])
     zeros = snapshot.columns.waiting
     steps = [ScoreStep(name=f"scorer-{i}", weight=1.0, slots=snapshot.slots, values=zeros) for i in range(3)]
     sheet = ScoreSheet(
@@ -82,15 +82,25 @@ def measure(quick: bool) -> list[Row]:
 
 
 def log_row(decision: Decision, level: int, number: int) -> Row:
-    """Return the cost of a decision's log line, written by its thread included, or of not writing it."""
+    """Return the cost of a decision's log line, formatting and writing included, or of not writing it."""
     undo = logs.configure(verbosity=2 if level == logging.INFO else 0, stream=io.StringIO())
+    (handler,), lines = logging.getLogger().handlers, 100
     log, plain = logs.DecisionLog(), logging.getLogger("floor")
+
+    def batch(line: Callable[[], None]) -> Callable[[], None]:
+        def write() -> None:
+            for _ in range(lines):
+                line()
+            handler.flush()
+
+        return write
+
     try:
-        cost = cpu_us(lambda: log.decided(decision, duration_s=1e-4, body_bytes=2000), number=number)
-        floor = cpu_us(lambda: plain.info("decided"), number=number)
+        ours, floor = batch(lambda: log.decided(decision, duration_s=1e-4, body_bytes=2000)), batch(lambda: plain.info("decided"))
+        cost, least = (cpu_us(work, number=max(1, number // lines)) / lines for work in (ours, floor))
     finally:
         undo()
-    return Row(name=f"log line at {logging.getLevelName(level)}", value=cost, floor=floor, floor_name="logging.info, no fields")
+    return Row(name=f"log line at {logging.getLevelName(level)}", value=cost, floor=least, floor_name="logging.info, no fields")
 
 
 def page_row(quick: bool) -> Row:

@@ -1,15 +1,14 @@
 import io
 import json
 import logging
-import queue
-import time
+import threading
 
 import pytest
 
 from epp.errors import BadRequest
 from epp.model.request import RequestHead
 from epp.telemetry import logs
-from epp.telemetry.logs import DecisionLog, DroppingHandler
+from epp.telemetry.logs import BatchHandler, DecisionLog
 from tests.unit.telemetry.facts import build_decision, build_outcome
 
 
@@ -96,38 +95,41 @@ def test_undo_puts_logging_back():
     assert (root.handlers[:], root.level) == before
 
 
+class Blocked(io.StringIO):
+    """A stream whose first write waits for the gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.entered.set()
+        assert self.gate.wait(10)
+        return super().write(text)
+
+
 def test_what_does_not_fit_is_dropped_and_counted():
-    lines: queue.Queue[logging.LogRecord] = queue.Queue(2)
-    handler = DroppingHandler(lines)
+    stream = Blocked()
+    handler = BatchHandler(stream, lines_max=2)
+    handler.handle(logging.makeLogRecord({"msg": "first"}))
+    assert stream.entered.wait(10)
     for i in range(5):
         handler.handle(logging.makeLogRecord({"msg": str(i)}))
-    assert [lines.get_nowait().getMessage() for _ in range(2)] == ["0", "1"]
-    handler.handle(logging.makeLogRecord({"msg": "next"}))
-    assert lines.get_nowait().lines_dropped == 3
-    handler.handle(logging.makeLogRecord({"msg": "after"}))
-    assert not hasattr(lines.get_nowait(), "lines_dropped")
+    stream.gate.set()
+    handler.close()
+    assert stream.getvalue().splitlines() == ["first", "0", "1", "lines dropped"]
 
 
 def test_a_stream_that_blocks_does_not_block_those_who_log():
-    class Blocked(io.StringIO):
-        def __init__(self) -> None:
-            super().__init__()
-            self.gate: queue.Queue[None] = queue.Queue()
-            self.open = False
-
-        def write(self, text: str) -> int:
-            if not self.open:
-                self.gate.get()
-                self.open = True
-            return super().write(text)
-
     stream = Blocked()
     undo = logs.configure(stream=stream)
-    start = time.monotonic()
     for _ in range(100):
         run_log(DecisionLog())
-    took_s = time.monotonic() - start
-    stream.gate.put(None)
+    assert stream.entered.wait(10)
+    for _ in range(100):
+        run_log(DecisionLog())
+    assert not stream.getvalue()
+    stream.gate.set()
     undo()
-    assert took_s < 5
-    assert len(stream.getvalue().splitlines()) == 200
+    assert len(stream.getvalue().splitlines()) == 400
