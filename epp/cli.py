@@ -62,10 +62,14 @@ def config_check(arguments: argparse.Namespace) -> int:
 
 def config_show(arguments: argparse.Namespace) -> int:
     """Print a configuration, as it is or with everything expanded and filled in."""
-    from epp.config import dump, expand
+    from epp.config import dump
+    from epp.scheduling.build import build
+    from epp.scheduling.registry import Registry
 
     config = _load(arguments.file)
-    _say(dump(expand(config) if arguments.effective else config).rstrip())
+    if arguments.effective:
+        config = build(config, Registry(allow_experimental=True)).config
+    _say(dump(config).rstrip())
     return 0
 
 

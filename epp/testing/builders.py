@@ -18,11 +18,19 @@ NOW_S = 1000.0
 
 def build_endpoint(index: int, labels: Mapping[str, str] | None = None, address: str = "") -> Endpoint:
     """Return endpoint number `index` of a made-up pool."""
-    return Endpoint(name=f"default/server-{index}", address=address or f"10.0.0.{index + 1}", port=8000, labels=labels or {})
+    return Endpoint(
+        name=f"default/server-{index}",
+        address=address or f"10.0.{(index + 1) >> 8}.{(index + 1) & 255}",
+        port=8000,
+        labels=labels or {},
+    )
 
 
 def build_snapshot(
-    endpoints: int | Sequence[Endpoint | None], *, adapters: Mapping[str, tuple[int, int]] | None = None, **columns: Sequence[float]
+    endpoints: int | Sequence[Endpoint | None],
+    *,
+    adapters: Mapping[str, tuple[int, int]] | None = None,
+    **columns: Sequence[float] | float,
 ) -> Snapshot:
     """Return a snapshot of a pool with the given columns; those not named hold what an idle, freshly scraped pool would.
 

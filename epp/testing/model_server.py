@@ -83,6 +83,7 @@ class ModelServer:
             ("POST", "/fault", self._fault),
         ]
         app.router.add_routes([web.route(method, path, handler) for method, path, handler in routes])  # type: ignore[arg-type]
+        app.on_response_prepare.append(self._sign)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.options.host, self.options.port, backlog=1024)
@@ -97,6 +98,10 @@ class ModelServer:
             await self._runner.cleanup()
         if self.publisher is not None:
             await self.publisher.stop()
+
+    async def _sign(self, _: web.Request, response: web.StreamResponse) -> None:
+        """Say who answered, so that a client behind a gateway can tell."""
+        response.headers["x-served-by"] = f"{self.options.host}:{self.port}"
 
     def _running_loop(self) -> EngineLoop:
         assert self._loop is not None, "not started"

@@ -19,18 +19,19 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
 _LEXICON = """
-river mountain ocean forest desert valley island harbor bridge castle village market garden window mirror candle lantern
-silver copper golden purple scarlet emerald ancient modern gentle bitter silent distant narrow hollow broken hidden wooden
-winter summer autumn spring morning evening midnight thunder shadow sunlight whisper journey letter number pattern signal
-engine system server memory network process record report answer question reason method result weight length moment minute
-second better larger smaller higher deeper always never often seldom before after under above around between beyond within
-doctor teacher farmer sailor soldier painter writer singer dancer player worker keeper leader master friend stranger brother
-sister mother father daughter cousin neighbor people children animal horse rabbit pigeon eagle turtle salmon spider beetle
-apple orange cherry lemon pepper butter sugar honey barley coffee vinegar bread cheese kettle bottle basket blanket pillow
-travel wander gather follow listen wonder answer deliver explain measure compare improve protect repair replace collect
-planet comet galaxy meteor orbit gravity energy crystal mineral marble granite pebble canyon glacier meadow prairie lagoon
-language sentence chapter paragraph grammar meaning story novel poem theater music violin guitar trumpet melody rhythm chorus
-history empire kingdom treaty council senate citizen election justice freedom fortune courage wisdom honesty patience beauty
+ant ape arm art ash axe bag bat bay bed bee bell bird boat bone book box boy bread brick brush bus cab cake calf camp can cap car
+cart cat cave chair chalk clay clock cloud coal coat coin cook corn cow crab crow cub cup dam dawn day deer den desk dew dish dog
+door dove drum duck dune dust ear earth east eel egg elk elm eye face fan farm fig film fin fire fish flag flax fleet fly foam fog
+food fox frog fruit fur game gate gem girl glass glue goat gold gong goose grain grape grass grid gulf gum gym hall ham hand harp
+hat hawk hay hen herb hill hive home hood hook horn hut ice ink iron isle ivy jade jam jar jaw jet jewel joy judge jug key king
+kit kite knee knot lace lad lake lamb lamp land lane lark law leaf leg lens lid lime lion lock log loom lot lute map mare mast mat
+maze meal mesh mile milk mill mine mint mist moat mole moon moss moth mud mug mule nail navy neck nest net night node noon north
+nut oak oar oat ode oil olive opal orb ore oven owl ox pad page palm pan park path paw pea peak pear pen pie pig pike pill pin
+pine pit plan plum pod pond pony pool port pot quail quay queen quilt rail rain ram rat ray reed reef rice ridge ring road robe
+rock roof room root rope rose rug rye sack sail salt sand saw seal seat seed shed shell ship shoe silk sky sled snail snow soap
+sock soil song soup south spade star steam stem stone storm stove straw sun swan tail tank tar tax tea tent tide tile tin toad toe
+tomb tool tooth town toy tram tray tree tub tune urn vale van vase veil vest vine voice wagon wall wand wasp wave wax web well
+west whale wheat wheel wick wind wine wing wolf wood wool worm yak yard yarn year yew zebra zinc
 """
 WORDS: tuple[str, ...] = tuple(_LEXICON.split())
 _CHAT_WORDS = """
