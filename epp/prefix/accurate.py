@@ -27,9 +27,9 @@ from epp.prefix.token_keys import PromptKeys, prompt_keys
 NAME: Final = "accurate"
 SPECULATIVE_TTL_S: Final = 2.0
 BYTES_PER_BLOCK: Final = 260
-"""Memory of a block that one endpoint holds, measured: key, mask, handle and their places in two dictionaries."""
-BYTES_PER_SHARE: Final = 120
-"""Memory of each further endpoint that holds it: a handle and its place."""
+"""Most bytes of a block that one endpoint holds: key, mask, handle and their places in two dictionaries, just grown."""
+BYTES_PER_SHARE: Final = 140
+"""Most bytes for each further endpoint that holds it: key, handle and their place."""
 
 NO_TOKENS: Final = PromptKeys(by_size={}, total=0, reason="the request has no token ids")
 BAD_TOKENS: Final = PromptKeys(by_size={}, total=0, reason="the request has a token id that is none")

@@ -1,6 +1,8 @@
 """The accurate strategy, fed with what an engine would send."""
 
+import gc
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +12,11 @@ import pytest
 from epp.model.decision import Decision, ScoreSheet, Usage
 from epp.model.endpoint import Endpoint
 from epp.model.request import Api, InferenceRequest, RequestHead
+from epp.prefix import residency
 from epp.prefix.accurate import Accurate
 from epp.prefix.kv_events import decode_live, decode_replay
 from epp.prefix.kv_stream import SETTLED_EVENTS, Replay, Standing
+from epp.prefix.lanes import SWEEP_BLOCKS
 from epp.prefix.strategy import Condition
 from tests.unit.prefix.engine import CLEARED, Engine, batch, removed, stored
 
@@ -619,6 +623,37 @@ class TestStrategy:
         strategy.learn(decision, Usage())
         strategy.learn(replace(decision, strategy="approximate"), Usage(cached_tokens=1))
         assert (strategy.checked.requests, strategy.checked.predicted_tokens, strategy.checked.cached_tokens) == (1, 16.0, 12)
+
+    def test_memory_is_flat(self):
+        """Of blocks that come and go, some one by one and the rest with their endpoint, nothing stays."""
+        rig, engine, left = Rig(), Engine(), []
+        tracemalloc.start()
+        for life in range(5):
+            rig.feed.attach(0, endpoint(0), replayable=False)
+            engine.restart()
+            for number in range(4):
+                handles = [life << 40 | number << 20 | block for block in range(500)]
+                rig.live(0, engine.publish(stored(handles, range(number * 2000, number * 2000 + 2000))))
+                if number < 2:
+                    rig.live(0, engine.publish(*[removed(handle) for handle in reversed(handles)]))
+            assert rig.strategy.size().entries == 1000
+            rig.strategy.forget(0)
+            for _ in range(1000 // SWEEP_BLOCKS + 1):
+                rig.strategy.tick(0.0)
+            rig.feed.check()
+            assert rig.strategy._lanes.entries == 0
+            gc.collect()
+            left.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        assert left[4] - left[1] < 20_000
+
+    def test_an_engine_that_never_removes_is_bounded(self, monkeypatch):
+        monkeypatch.setattr(residency, "BLOCKS_MAX", 100)
+        rig = Rig()
+        for number in range(30):
+            rig.live(0, rig.engines[0].publish(stored(list(range(number * 10, number * 10 + 10)), range(40))))
+            assert rig.report(0).blocks <= 100
+        assert rig.standing(0) is Standing.DEGRADED
 
     def test_size(self):
         rig = Rig(engines=3)
