@@ -136,6 +136,7 @@ class _Standalone:
         ports = {"grpc": self._grpc_port, "grpc-health": self._health_port, "metrics": self._options.metrics_port}
         flags = [f"--{name}-port={port}" for name, port in ports.items()]
         fixed = ["--config-file", str(self._config_file), "--bind", LOOPBACK, "--secure-serving=false", "--drain-timeout=0s"]
+        fixed += ["--log-format=text"]
         command = [sys.executable, "-m", "epp", "serve", *fixed, *flags, *self._options.serve_flags]
         return Child("picker", command, show=lambda line: print(line, file=sys.stderr, flush=True))
 
