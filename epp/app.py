@@ -36,6 +36,7 @@ from epp.prefix.accurate import Accurate
 from epp.prefix.chain import Chain
 from epp.prefix.strategy import Strategy
 from epp.scheduling.build import Plan, build
+from epp.scheduling.producers.precise_prefix_cache import PrecisePrefixCacheProducer
 from epp.scheduling.producers.prefix_chain import PrefixChainProducer
 from epp.scheduling.registry import Registry
 from epp.scrape.kv_subscriber import KvSubscriber
@@ -183,8 +184,8 @@ class Picker:
         }
         for name, producer in self._plan.producers.items():
             strategy = self.strategies.all[name]
-            if isinstance(strategy, Accurate):
-                subscriber = KvSubscriber(strategy, getattr(producer, "ports", None))
+            if isinstance(producer, PrecisePrefixCacheProducer) and isinstance(strategy, Accurate):
+                subscriber = KvSubscriber(strategy, producer.ports)
                 self._follow(subscriber)
                 jobs[f"KV events of {name}"] = subscriber.run()
         return jobs
