@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epp.scrape.page_client import HEAD_BYTES_MAX, Cause, Connection, PageReader
+from tests.unit.scrape.peers import Peer, serving
 
 PAGE = b"up 1\nup 2\n"
 LENGTH = b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 10\r\n\r\n" + PAGE
@@ -85,15 +86,11 @@ def test_whatever_comes_there_is_an_answer_or_none(pieces):
     assert result is None or isinstance(result, bytes | Cause)
 
 
-Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[object, object, None]]
-
-
 def with_server(peer: Peer, script: Callable[[Connection], Coroutine[object, object, None]]) -> None:
     """Run `script` with a connection to a server that handles each TCP connection with `peer`."""
 
     async def run() -> None:
-        async with await asyncio.start_server(peer, "127.0.0.1", 0) as server:
-            port = server.sockets[0].getsockname()[1]
+        async with serving(peer) as port:
             connection = Connection("127.0.0.1", port, b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n", bytes_max=1000)
             try:
                 await asyncio.wait_for(script(connection), 5)
@@ -109,20 +106,6 @@ async def page(connection: Connection) -> bytes | Cause:
     return await future
 
 
-def until_eof(peer: Peer) -> Peer:
-    """The peer, ending quietly when the client goes."""
-
-    async def quiet(reader, writer):
-        try:
-            await peer(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    return quiet
-
-
 def test_the_connection_is_kept():
     opened = []
 
@@ -136,7 +119,7 @@ def test_the_connection_is_kept():
             assert await page(connection) == PAGE
         assert len(opened) == 1
 
-    with_server(until_eof(peer), script)
+    with_server(peer, script)
 
 
 def test_a_connection_that_the_server_closed_meanwhile_is_made_anew():
@@ -152,7 +135,7 @@ def test_a_connection_that_the_server_closed_meanwhile_is_made_anew():
             assert await page(connection) == PAGE
         assert len(opened) == 3
 
-    with_server(until_eof(peer), script)
+    with_server(peer, script)
 
 
 def test_a_server_that_closes_without_an_answer_is_asked_once():
@@ -166,7 +149,7 @@ def test_a_server_that_closes_without_an_answer_is_asked_once():
         assert await page(connection) is Cause.CLOSED
         assert len(opened) == 1
 
-    with_server(until_eof(peer), script)
+    with_server(peer, script)
 
 
 def test_giving_up():
@@ -187,7 +170,7 @@ def test_giving_up():
         connection.abandon(Cause.TIMEOUT)
         assert results == [Cause.TIMEOUT, Cause.TIMEOUT]
 
-    with_server(until_eof(peer), script)
+    with_server(peer, script)
 
 
 def test_bytes_that_nobody_asked_for_close_the_connection():
@@ -199,7 +182,7 @@ def test_bytes_that_nobody_asked_for_close_the_connection():
         assert await page(connection) == PAGE
         assert await page(connection) == PAGE
 
-    with_server(until_eof(peer), script)
+    with_server(peer, script)
 
 
 def test_nobody_there():

@@ -13,6 +13,7 @@ from epp.pool.engines import Engines
 from epp.pool.state import PoolState
 from epp.scrape.page_client import Cause
 from epp.scrape.poller import BACKOFF_MAX_S, TICK_S, Pace, Poller, Target
+from tests.unit.scrape.peers import serving
 
 PAGE = b"vllm:num_requests_waiting 3\nvllm:num_requests_running 0\n"
 IDLE = b"vllm:num_requests_waiting 0\nvllm:num_requests_running 0\n"
@@ -217,27 +218,23 @@ def test_over_a_real_socket():
     requests, fourth = count(1), asyncio.Event()
 
     async def peer(reader, writer):
-        try:
-            while await reader.readuntil(b"\r\n\r\n"):
-                if next(requests) == 4:
-                    fourth.set()
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(PAGE), PAGE))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
+        while await reader.readuntil(b"\r\n\r\n"):
+            if next(requests) == 4:
+                fourth.set()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(PAGE), PAGE))
 
     async def script() -> None:
         loop = asyncio.get_running_loop()
-        async with await asyncio.start_server(peer, "127.0.0.1", 0) as server:
+        async with serving(peer) as port:
             pool = PoolState()
-            port = server.sockets[0].getsockname()[1]
             pool.apply([Endpoint(name="default/a", address="127.0.0.1", port=port)], loop.time())
             poller = Poller(pool, Engines(), clock=loop.time, random=Random(1), pace=Pace(busy_interval_s=0.03))
             task = loop.create_task(poller.run())
             await asyncio.wait_for(fourth.wait(), 5)
-            assert poller.polls == 3
-            assert pool.snapshot().columns.waiting[0] == 3.0
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            assert poller.polls >= 3
+            assert pool.snapshot().columns.waiting[0] == 3.0
             assert not poller.errors
 
     asyncio.run(script())
