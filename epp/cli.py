@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from epp.demo.options import add_demo_flags
 from epp.errors import ConfigError
 from epp.flags import add_serve_flags, read_serve_flags
 from epp.standalone.flags import add_standalone_flags
@@ -84,9 +85,10 @@ def config_schema(_arguments: argparse.Namespace) -> int:
 
 def demo(arguments: argparse.Namespace) -> int:
     """Show the product at work."""
+    from epp.demo.options import read_demo_flags
     from epp.demo.run import run
 
-    return run(arguments)
+    return run(read_demo_flags(arguments))
 
 
 def standalone(arguments: argparse.Namespace) -> int:
@@ -119,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=serve)
     _add_config(commands)
     show = commands.add_parser("demo", help="a real Envoy, the picker and stand-in model servers, all strategies compared")
+    add_demo_flags(show)
     show.set_defaults(command=demo)
     alone = commands.add_parser("standalone", help="an Envoy and the picker from one command, for a pool listed in a file")
     add_standalone_flags(alone)
