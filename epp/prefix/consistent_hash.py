@@ -37,7 +37,10 @@ SHARES = 0.5 ** np.arange(CHOICES_MAX)
 CERTAINTY_START = 0.5
 CERTAINTY_MIN = 0.05
 """Affinity is never given up altogether: a report can only raise the certainty if requests still go home."""
-CERTAINTY_RATE = 1 / 32
+CERTAINTY_START_TOKENS = 20_000
+"""How many tokens' worth of reports the first guess counts for."""
+CERTAINTY_DECAY = 1 - 1 / 64
+"""What every report leaves of those before it."""
 HOME_RATIO = 0.75
 """A belief of at least this share of the certainty was that in a home; overflow choices are believed half of it."""
 BYTES_PER_PREFIX = 130
@@ -67,7 +70,8 @@ class ConsistentHash:
         self._floor = floor
         self._key_blocks = None if key_depth_bytes is None else bisect_left(blocks.ends, key_depth_bytes) - 1
         self._hot = HotPrefixes()
-        self._certainty = CERTAINTY_START
+        self._prompt_tokens = float(CERTAINTY_START_TOKENS)
+        self._cached_tokens = CERTAINTY_START * CERTAINTY_START_TOKENS
 
     @property
     def name(self) -> str:
@@ -77,7 +81,7 @@ class ConsistentHash:
     @property
     def certainty(self) -> float:
         """Share of a prompt that its home is believed to hold."""
-        return self._certainty
+        return max(CERTAINTY_MIN, self._cached_tokens / self._prompt_tokens)
 
     def health(self) -> Health:
         """Always healthy: it needs nothing."""
@@ -106,9 +110,10 @@ class ConsistentHash:
         rated = scores(self.key(keys, len(slots)), name_hashes(snapshot)[slots])
         found = choices(rated, loads, cap, CHOICES_MAX)
         tokens = np.zeros(len(snapshot.columns.live))
-        tokens[slots[found]] = self._certainty * keys.total * SHARES[: len(found)]
+        certainty = self.certainty
+        tokens[slots[found]] = certainty * keys.total * SHARES[: len(found)]
         reason = "" if found[0] == rated.argmax() else "home is at its bound"
-        return Match(source=NAME, tokens=tokens, total=keys.total, certainty=self._certainty, reason=reason)
+        return Match(source=NAME, tokens=tokens, total=keys.total, certainty=certainty, reason=reason)
 
     def record(self, keys: PromptKeys, request: InferenceRequest, snapshot: Snapshot, slot: int, now_s: float) -> None:  # noqa: ARG002
         """Count the prompt's prefixes; where it went does not matter."""
@@ -116,13 +121,14 @@ class ConsistentHash:
             self._hot.count(keys.blocks, len(snapshot.slots))
 
     def learn(self, decision: Decision, usage: Usage) -> None:
-        """Take the share that the server had cached of a prompt sent to its home."""
+        """Take how much the server had cached of a prompt sent to its home."""
         if usage.cached_tokens is None or decision.strategy != NAME:
             return
-        if decision.matched_tokens < HOME_RATIO * self._certainty * decision.prompt_tokens:
+        if decision.matched_tokens < HOME_RATIO * self.certainty * decision.prompt_tokens:
             return
-        cached = min(1.0, usage.cached_tokens / max(1, usage.prompt_tokens or decision.prompt_tokens))
-        self._certainty = max(CERTAINTY_MIN, self._certainty + CERTAINTY_RATE * (cached - self._certainty))
+        prompt = max(1, usage.prompt_tokens or decision.prompt_tokens)
+        self._prompt_tokens = CERTAINTY_DECAY * self._prompt_tokens + prompt
+        self._cached_tokens = CERTAINTY_DECAY * self._cached_tokens + min(usage.cached_tokens, prompt)
 
     def forget(self, slot: int) -> None:
         """Nothing to forget: nothing is known of any slot."""

@@ -225,6 +225,13 @@ def report(strategy: ConsistentHash, *, matched: float, usage: Usage, source: st
     )
 
 
+def test_long_prompts_weigh_more_in_certainty(strategy):
+    for turn in range(1000):
+        usage = Usage(prompt_tokens=100, cached_tokens=100) if turn % 2 else Usage(prompt_tokens=900, cached_tokens=0)
+        report(strategy, matched=1000 * strategy.certainty, usage=usage)
+    assert strategy.certainty == pytest.approx(0.1, abs=0.01)
+
+
 def test_certainty_is_what_servers_report_of_prompts_sent_home(strategy):
     for _ in range(400):
         report(strategy, matched=1000 * strategy.certainty, usage=Usage(prompt_tokens=2000, cached_tokens=1600))
