@@ -7,9 +7,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import yaml
@@ -62,30 +62,40 @@ class Endpoints:
     host: str = "127.0.0.1"
 
 
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How a picker is started."""
+
+    program: Sequence[str] = ("-m", "epp")
+    flags: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=lambda: APPROXIMATE)
+
+
 class Picker:
     """A picker process with its pool file, and the endpoint file that the Envoys in front of it follow."""
 
     host = "127.0.0.1"
 
-    def __init__(self, directory: Path, endpoints: Endpoints, *, flags: Sequence[str], config: Mapping[str, object]) -> None:
+    def __init__(self, directory: Path, endpoints: Endpoints, *, how: How) -> None:
         self.grpc_port, self.health_port, self.port = free_port(), free_port(), free_port()
         self._pool_file, self.endpoints_file = directory / "pool.yaml", directory / "endpoints.json"
         self._config_file = directory / "picker.yaml"
-        self._flags = flags
+        self._how = how
         self._endpoint_host = endpoints.host
         self.set_pool(endpoints.ports)
         discovery = {"type": "file-discovery", "parameters": {"path": str(self._pool_file), "watchFile": True}}
         base = {"apiVersion": "llm-d.ai/v1alpha1", "kind": "EndpointPickerConfig"}
-        plugins = [discovery, *config.get("plugins", ())]
+        plugins = [discovery, *how.config.get("plugins", ())]
         wiring = {"dataLayer": {"discovery": {"pluginRef": "file-discovery"}}}
-        self._config_file.write_text(yaml.safe_dump({**base, **config, "plugins": plugins, **wiring}), encoding="utf-8")
+        self._config_file.write_text(yaml.safe_dump({**base, **how.config, "plugins": plugins, **wiring}), encoding="utf-8")
         self.child = self._launch()
 
     def _launch(self) -> Child:
         ports = ["--grpc-port", self.grpc_port, "--grpc-health-port", self.health_port, "--metrics-port", self.port]
         fixed = ["--bind", self.host, "--config-file", self._config_file, "--log-format", "text", "--drain-timeout", "0s"]
-        command = [sys.executable, "-m", "epp", "serve", *fixed, *ports, *self._flags]
-        return Child("picker", [str(part) for part in command])
+        command = [sys.executable, *self._how.program, "serve", *fixed, *ports, *self._how.flags]
+        return Child("picker", [str(part) for part in command], environment=self._how.environment)
 
     def wait_until_ready(self) -> None:
         self.child.wait_until(lambda: self.health(EXT_PROC) == "SERVING", DEADLINE_S, "it is ready")
@@ -149,16 +159,9 @@ class Lab:
         self.children: list[Child] = []
 
     @contextmanager
-    def picker(
-        self,
-        ports: Sequence[int],
-        *,
-        host: str = "127.0.0.1",
-        flags: Sequence[str] = (),
-        config: Mapping[str, object] = APPROXIMATE,
-    ) -> Iterator[Picker]:
-        """A picker of its own, ready; stopped at the end."""
-        picker = Picker(self._new_directory(), Endpoints(ports=ports, host=host), flags=flags, config=config)
+    def picker(self, ports: Sequence[int], *, host: str = "127.0.0.1", **how) -> Iterator[Picker]:
+        """A picker of its own, ready; stopped at the end. Takes the fields of `How`."""
+        picker = Picker(self._new_directory(), Endpoints(ports=ports, host=host), how=How(**how))
         self.children.append(picker.child)
         try:
             picker.wait_until_ready()
