@@ -37,20 +37,28 @@ def load(text: str) -> EndpointPickerConfig:
     Raises:
         ConfigError: not YAML, too long, a key twice, an unknown field or a value of the wrong kind, with its path.
     """
+    tree = read_yaml(text)
+    return EndpointPickerConfig() if tree is None else convert(tree, EndpointPickerConfig, "")
+
+
+def read_yaml(text: str) -> object:
+    """Return what a text holds as dicts, lists and scalars; None for an empty one. JSON is YAML.
+
+    Raises:
+        ConfigError: not YAML, too long, too deep, too many values, or a key twice.
+    """
     if len(text.encode("utf-8", "surrogatepass")) > FILE_BYTES_MAX:
         raise ConfigError(f"longer than {FILE_BYTES_MAX} bytes")
     try:
         _check_depth(text)
-        tree = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
+        tree: object = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         raise ConfigError(f"{error.problem}{f' (line {mark.line + 1})' if mark else ''}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"not YAML: {error}") from None
-    if tree is None:
-        return EndpointPickerConfig()
     _check_size(tree)
-    return convert(tree, EndpointPickerConfig, "")
+    return tree
 
 
 def _check_depth(text: str) -> None:
