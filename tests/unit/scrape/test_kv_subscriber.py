@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
+import uvloop
 import zmq
 
 from epp.errors import ConfigError
@@ -152,15 +153,22 @@ def publisher():
         each.stop()
 
 
-def run(coroutine):
-    return asyncio.run(asyncio.wait_for(coroutine, 30))
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def run(request):
+    """Return what runs a coroutine; on the loop that the picker uses, too, since its readers are another implementation."""
+
+    def on_loop(coroutine):
+        with asyncio.Runner(loop_factory=request.param) as runner:
+            runner.run(asyncio.wait_for(coroutine, 30))
+
+    return on_loop
 
 
 A, B, C, D = ([letter] * 8 for letter in (1, 2, 3, 4))
 
 
 @pytest.mark.parametrize("topic_in_replay", [True, False])
-def test_what_was_before_us_and_what_comes(publisher, topic_in_replay):
+def test_what_was_before_us_and_what_comes(publisher, topic_in_replay, run):
     async def body():
         engine = publisher(topic_in_replay=topic_in_replay)
         engine.cache(A, B)
@@ -176,7 +184,7 @@ def test_what_was_before_us_and_what_comes(publisher, topic_in_replay):
     run(body())
 
 
-def test_ipv6(publisher):
+def test_ipv6(publisher, run):
     async def body():
         engine = publisher(host="[::1]")
         engine.cache(A)
@@ -187,7 +195,7 @@ def test_ipv6(publisher):
     run(body())
 
 
-def test_lost_messages_come_back_by_replay(publisher):
+def test_lost_messages_come_back_by_replay(publisher, run):
     async def body():
         engine = publisher()
         async with rig() as made:
@@ -205,7 +213,7 @@ def test_lost_messages_come_back_by_replay(publisher):
     run(body())
 
 
-def test_lost_messages_without_replay(publisher):
+def test_lost_messages_without_replay(publisher, run):
     async def body():
         engine = publisher()
         async with rig() as made:
@@ -230,7 +238,7 @@ async def connected(made, engine):
     await until(lambda: made.report().standing is not Standing.RECOVERING or engine.send(engine.engine.clear()))
 
 
-def test_reordered_messages(publisher):
+def test_reordered_messages(publisher, run):
     async def body():
         engine = publisher()
         async with rig() as made:
@@ -246,7 +254,7 @@ def test_reordered_messages(publisher):
     run(body())
 
 
-def test_restart_that_passes_the_old_number_before_we_are_back(publisher):
+def test_restart_that_passes_the_old_number_before_we_are_back(publisher, run):
     async def body():
         engine = publisher()
         async with rig() as made:
@@ -264,7 +272,7 @@ def test_restart_that_passes_the_old_number_before_we_are_back(publisher):
     run(body())
 
 
-def test_engine_away_for_a_while(publisher):
+def test_engine_away_for_a_while(publisher, run):
     async def body():
         engine = publisher()
         async with rig() as made:
@@ -284,7 +292,7 @@ def test_engine_away_for_a_while(publisher):
     run(body())
 
 
-def test_replay_that_is_not_answered(publisher, monkeypatch):
+def test_replay_that_is_not_answered(publisher, monkeypatch, run):
     monkeypatch.setattr(kv_replay, "IDLE_S", 0.05)
 
     async def body():
@@ -304,7 +312,7 @@ def test_replay_that_is_not_answered(publisher, monkeypatch):
     run(body())
 
 
-def test_endpoints_come_and_go(publisher):
+def test_endpoints_come_and_go(publisher, run):
     async def body():
         one, two = publisher(), publisher(block=2)
         one.cache(A)
@@ -328,7 +336,7 @@ def test_endpoints_come_and_go(publisher):
     run(body())
 
 
-def test_a_stream_that_breaks_is_opened_again_and_others_go_on(publisher, monkeypatch, caplog):
+def test_a_stream_that_breaks_is_opened_again_and_others_go_on(publisher, monkeypatch, caplog, run):
     monkeypatch.setattr(kv_subscriber, "REOPEN_S", 0.05)
 
     async def body():
@@ -358,7 +366,7 @@ def test_a_stream_that_breaks_is_opened_again_and_others_go_on(publisher, monkey
     ]
 
 
-def test_garbage_on_the_wire(publisher):
+def test_garbage_on_the_wire(publisher, run):
     async def body():
         engine = publisher()
         async with rig() as made:
@@ -373,7 +381,7 @@ def test_garbage_on_the_wire(publisher):
     run(body())
 
 
-def test_a_flood_does_not_hold_the_loop(publisher):
+def test_a_flood_does_not_hold_the_loop(publisher, run):
     async def body():
         engine = publisher()
         async with rig() as made:
@@ -408,7 +416,7 @@ class TestSources:
         with pytest.raises(ConfigError):
             source_of(Endpoint(name="default/pod", address="::1", port=1, labels={EVENTS_PORT_LABEL: value}), Ports())
 
-    def test_an_endpoint_with_a_bad_label_is_left_out(self, caplog):
+    def test_an_endpoint_with_a_bad_label_is_left_out(self, caplog, run):
         async def body():
             async with rig() as made:
                 made.subscriber.sync(Pool(Endpoint(name="x/y", address="::1", port=1, labels={EVENTS_PORT_LABEL: "no"})))
