@@ -14,8 +14,10 @@ import asyncio
 import re
 from collections.abc import Callable
 from enum import Enum
-from ssl import SSLContext
+from ssl import CERT_NONE, SSLContext, create_default_context
 from typing import cast
+
+from epp.errors import ConfigError
 
 HEAD_BYTES_MAX = 16_384
 """Longest status line and headers."""
@@ -25,6 +27,30 @@ _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,12})[ \t]*\r\n", re.IGNOR
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*\r\n", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection:[^\r]*\bclose\b", re.IGNORECASE)
 _CHUNK = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n")
+
+
+def make_tls(*, verify: bool = False, ca_path: str = "", cert_path: str = "", key_path: str = "") -> SSLContext:
+    """Return how to secure connections to endpoints; blocks to read the files.
+
+    Args:
+        verify: whether their certificates are checked; model servers in a cluster mostly have self-signed ones.
+        ca_path: PEM file of the authorities to trust; empty: those of the system.
+        cert_path: PEM file of our own certificate, if they want one.
+        key_path: PEM file of its key.
+
+    Raises:
+        ConfigError: a file cannot be read or is not what it should be.
+    """
+    try:
+        tls = create_default_context(cafile=ca_path or None)
+        if cert_path:
+            tls.load_cert_chain(cert_path, key_path or None)
+    except OSError as error:  # SSLError is one
+        raise ConfigError(f"certificates for scraping: {error}") from None
+    if not verify:
+        tls.check_hostname = False
+        tls.verify_mode = CERT_NONE
+    return tls
 
 
 class Cause(Enum):

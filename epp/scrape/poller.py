@@ -13,6 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 from ssl import SSLContext
 
@@ -22,7 +23,7 @@ from epp.model.endpoint import Endpoint, join_host_port
 from epp.model.match import BoolColumn, IntColumn
 from epp.pool.engines import Engines, Reader
 from epp.pool.state import Changes, PoolState
-from epp.scrape.page_client import Cause, Connection
+from epp.scrape.page_client import Cause, Connection, make_tls
 
 TICK_S = 0.025
 """How exactly due times are kept. Polls that fall due together are cheaper: with 100 idle endpoints, a poll costs 0.25 ms of CPU at
@@ -35,23 +36,29 @@ BACKOFF_MAX_S = 10.0
 _log = logging.getLogger(__name__)
 
 
+@cache
+def _any_tls() -> SSLContext:
+    return make_tls()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """Where on an endpoint the page is."""
 
     scheme: str = "http"
+    """`http` or `https`."""
     path: str = "/metrics"
     port: int | None = None
     """None: the endpoint's own."""
     tls: SSLContext | None = None
-    """For `https`."""
+    """How to secure `https`; None: encrypted, whatever the certificate."""
 
     def connection(self, endpoint: Endpoint, bytes_max: int) -> Connection:
         """Return a connection to the endpoint's page, not yet made."""
         port = self.port or endpoint.port
         host = join_host_port(endpoint.address, port)
         request = f"GET {self.path} HTTP/1.1\r\nHost: {host}\r\nAccept: text/plain;version=0.0.4\r\nUser-Agent: epp\r\n\r\n"
-        tls = self.tls if self.scheme == "https" else None
+        tls = (self.tls or _any_tls()) if self.scheme == "https" else None
         return Connection(endpoint.address, port, request.encode(), bytes_max=bytes_max, tls=tls)
 
 

@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from ssl import PROTOCOL_TLS_SERVER, SSLContext
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.scrape.page_client import HEAD_BYTES_MAX, Cause, Connection, PageReader
+from epp.errors import ConfigError
+from epp.scrape.page_client import HEAD_BYTES_MAX, Cause, Connection, PageReader, make_tls
+from epp.transport.tls import self_signed
 from tests.unit.scrape.peers import Peer, serving
 
 PAGE = b"up 1\nup 2\n"
@@ -194,3 +197,33 @@ def test_nobody_there():
         assert await page(Connection("127.0.0.1", port, b"", bytes_max=10)) is Cause.CONNECT
 
     asyncio.run(script())
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    certificate, key = self_signed()
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    path.write_bytes(certificate + key)
+    return path
+
+
+@pytest.mark.parametrize(("verify", "result"), [(False, PAGE), (True, Cause.CONNECT)])
+def test_over_tls(certificate, verify, result):
+    async def peer(reader, writer):
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(LENGTH)
+
+    async def script() -> None:
+        server = SSLContext(PROTOCOL_TLS_SERVER)
+        server.load_cert_chain(certificate)
+        async with serving(peer, server) as port:
+            connection = Connection("127.0.0.1", port, b"GET / HTTP/1.1\r\n\r\n", bytes_max=100, tls=make_tls(verify=verify))
+            assert await page(connection) == result
+            connection.abandon(Cause.CLOSED)
+
+    asyncio.run(script())
+
+
+def test_files_that_are_no_certificates(tmp_path):
+    with pytest.raises(ConfigError, match="certificates for scraping"):
+        make_tls(ca_path=str(tmp_path / "missing.pem"))
