@@ -15,6 +15,8 @@ from tests.data_plane.upstream import DEADLINE_S, Exchange
 
 BODY = b'{"model": "m", "prompt": "hello"}'
 CLIENTS = 4
+PACE_S = 0.01
+"""Between two requests of a client; without it four clients fill the machine."""
 
 
 class Traffic:
@@ -28,7 +30,7 @@ class Traffic:
         self._threads = [threading.Thread(target=self._run) for _ in range(CLIENTS)]
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(PACE_S):
             try:
                 status: int | str = request(self._gateway, "POST", "/v1/completions", BODY).status
             except TimeoutError:
