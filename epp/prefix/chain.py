@@ -77,7 +77,7 @@ class Chain:
                 if found is not None and found.tokens[slots].any():
                     self._verdicts[strategy.name, Verdict.ANSWERED] += 1
                     return replace(found, passed_over=passed_over) if passed_over else found
-                verdict, reason = Verdict.NOTHING_KNOWN, NOTHING_KNOWN
+                verdict, reason = Verdict.NOTHING_KNOWN, _why_not(strategy, own)
             self._verdicts[strategy.name, verdict] += 1
             passed_over.append(f"{strategy.name}: {reason}")
         return None
@@ -105,3 +105,9 @@ class Chain:
             bytes=sum(size.bytes for size in sizes),
             tokens=max(size.tokens for size in sizes),
         )
+
+
+def _why_not(strategy: Strategy, keys: Keys) -> str:
+    """Return why a strategy knows nothing of a prompt; most do not say, `accurate` does: `why_not(keys)`."""
+    explain = getattr(strategy, "why_not", None)
+    return NOTHING_KNOWN if explain is None else str(explain(keys))
