@@ -33,6 +33,13 @@ def test_a_dead_server_among_others_is_passed_over(lab, fleet):
         assert [answer.status for answer in answers[-30:]] == [200] * 30, "by then it is known to be dead"
 
 
+def test_a_fallback_is_taken_at_once_where_the_decision_names_some(lab, fleet):
+    config = {"plugins": [{"type": "random-picker", "parameters": {"maxNumOfEndpoints": 3}}]}
+    with lab.picker([free_port(), *fleet.ports], config=config) as picker, lab.gateway(picker) as gateway:
+        answers = [request(gateway, "POST", "/v1/completions", body(number)) for number in range(40)]
+        assert [answer.status for answer in answers] == [200] * 40
+
+
 def test_a_server_that_cuts_the_connection_before_its_answer_is_503(any_gateway, picker, fleet):
     fleet.scripts["cut-before"] = Exchange.reset
     assert request(any_gateway, "POST", "/v1/completions", body(0), [("x-script", "cut-before")]).status == 503

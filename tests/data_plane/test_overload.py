@@ -1,8 +1,9 @@
-"""More requests under way than the picker may keep: 429 at once, saying when to come back, and 200 when there is room again."""
+"""What is over a bound is told so: too many requests 429, with when to come back; a body too long 413."""
 
 import threading
 from contextlib import ExitStack
 
+from epp.standalone.options import Mode
 from tests.data_plane.clients import new_id, opened, request
 from tests.data_plane.rig import eventually
 from tests.data_plane.upstream import DEADLINE_S, Exchange
@@ -34,3 +35,18 @@ def test_one_too_many_is_429_with_retry_after(lab, fleet):
         go_on.set()
         assert [connection.getresponse().status for connection in busy] == [200, 200]
         eventually(lambda: request(gateway, "POST", "/v1/completions", BODY).status == 200, "room again")
+
+
+def test_a_body_too_long_is_413_and_reaches_nobody(lab, fleet):
+    bound = 50_000
+    config = {"strategy": {"chain": ["approximate"]}, "limits": {"bodyBytesMax": bound}}
+    with lab.picker(fleet.ports, config=config) as picker:
+        for mode in (Mode.FULL_DUPLEX, Mode.LEAN, Mode.BUFFERED):
+            with lab.gateway(picker, mode=mode) as gateway:
+                test_id, fits = new_id(), BODY + b" " * (bound - len(BODY))
+                assert request(gateway, "POST", "/v1/completions", fits).status == 200
+                answer = request(gateway, "POST", "/v1/completions", fits + b" ", [("x-test-id", test_id)])
+                assert answer.status == 413
+                assert answer.body.startswith(b"inference error: PayloadTooLarge - ")
+                assert fleet.received(test_id) == []
+        assert picker.in_flight() == 0
