@@ -6,7 +6,6 @@ stop. A background task that dies takes the process down: half a picker is worse
 
 import asyncio
 import logging
-import os
 import signal
 import time
 from collections.abc import Coroutine, Iterable, Mapping
@@ -54,6 +53,7 @@ from epp.transport.tls import TlsOptions
 
 log = logging.getLogger(__name__)
 
+SECOND_SIGNAL_CODE = 130
 ANY_ADDRESS = "[::]"
 """IPv6 and IPv4; where there is no IPv6, grpc falls back to IPv4."""
 
@@ -62,7 +62,7 @@ def run(options: ServeOptions) -> int:
     """Serve until told to stop.
 
     Returns:
-        0 after a drain.
+        0 after a drain, `SECOND_SIGNAL_CODE` when a second signal cut it short.
 
     Raises:
         ConfigError: the configuration cannot be used.
@@ -82,11 +82,20 @@ def _run(options: ServeOptions) -> int:
     if options.ignored:
         log.info("flags without effect beside a file-listed pool", extra={"flags": ", ".join(options.ignored)})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(options, plan))
+        try:
+            return runner.run(_serve(options, plan))
+        except asyncio.CancelledError:
+            return SECOND_SIGNAL_CODE
 
 
 async def _serve(options: ServeOptions, plan: Plan) -> int:
     return await Picker(options, plan).serve()
+
+
+def _current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 def _text(options: ServeOptions) -> str:
@@ -130,9 +139,14 @@ class Picker:
         self._config = ConfigState(hash=config_hash(plan.config), generation=1, effective=dump(plan.config))
         self._wire = wire_options(plan.config, options)
         self._stop = asyncio.Event()
+        self._main = _current_task()
 
     async def serve(self) -> int:
-        """Start, run until a signal, drain, stop."""
+        """Start, run until a signal, drain, stop.
+
+        Raises:
+            CancelledError: a second signal came.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
@@ -160,7 +174,7 @@ class Picker:
         probes = HealthServer(self.health)
         health_port = await probes.start(options.bind or ANY_ADDRESS, options.grpc_health_port)
         stack.push_async_callback(probes.stop)
-        transport = GrpcAioTransport(transport_options(options))
+        transport = GrpcAioTransport(transport_options(options, self._wire))
         grpc_port = await transport.start(self.accept, self.health if options.health_checking else None)
         stack.push_async_callback(transport.stop, 0)
         log.info(
@@ -199,7 +213,7 @@ class Picker:
         """Begin to drain at the first signal, leave at the second."""
         if self._stop.is_set():
             log.warning("second signal, leaving at once", extra={"signal": number})
-            os._exit(128 + number)
+            self._main.cancel()
         self._stop.set()
 
     async def _drain(self, transport: GrpcAioTransport) -> None:
@@ -332,8 +346,8 @@ BODY_MODES = {
 }
 
 
-def transport_options(options: ServeOptions) -> TransportOptions:
-    """Return where and how to listen for streams."""
+def transport_options(options: ServeOptions, wire: WireOptions) -> TransportOptions:
+    """Return where and how to listen for streams. A whole body must fit in what a stream may have queued for its peer."""
     return TransportOptions(
         host=options.bind or ANY_ADDRESS,
         port=options.grpc_port,
@@ -344,4 +358,5 @@ def transport_options(options: ServeOptions) -> TransportOptions:
             min_version=options.tls_min_version,
         ),
         message_bytes_max=options.grpc_max_recv_msg_bytes,
+        outlet_bytes_max=2 * wire.body_bytes_max,
     )

@@ -48,11 +48,11 @@ class Endpoint:
     generation: str = ""
     rank: int = 0
     """Data-parallel rank: index of the port among the target ports of the pod."""
+    authority: str = field(init=False, repr=False, compare=False)
+    """`address:port` as a header wants it, IPv6 in brackets."""
 
-    @property
-    def authority(self) -> str:
-        """`address:port` as a header wants it, IPv6 in brackets."""
-        return join_host_port(self.address, self.port)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "authority", join_host_port(self.address, self.port))  # the class is frozen
 
     @property
     def role(self) -> Role:

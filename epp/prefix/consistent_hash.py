@@ -98,7 +98,7 @@ class ConsistentHash:
             depth = self._hot.depth(keys.blocks, self._load_factor / endpoints)
         return keys.blocks[depth] if depth < len(keys.blocks) else keys.whole
 
-    def match(self, keys: PromptKeys, request: InferenceRequest, snapshot: Snapshot, slots: IntColumn) -> Match | None:  # noqa: ARG002
+    def match(self, keys: PromptKeys, request: InferenceRequest, snapshot: Snapshot, slots: IntColumn) -> Match | None:
         """Return what the prompt's home and its next choices are believed to hold; None when there is no prompt or candidate.
 
         Cost: O(n) in the candidates; 15 us for 10, 35 us for 1000.
@@ -115,7 +115,7 @@ class ConsistentHash:
         reason = "" if found[0] == rated.argmax() else "home is at its bound"
         return Match(source=NAME, tokens=tokens, total=keys.total, certainty=certainty, reason=reason)
 
-    def record(self, keys: PromptKeys, request: InferenceRequest, snapshot: Snapshot, slot: int, now_s: float) -> None:  # noqa: ARG002
+    def record(self, keys: PromptKeys, request: InferenceRequest, snapshot: Snapshot, slot: int, now_s: float) -> None:
         """Count the prompt's prefixes; where it went does not matter."""
         if self._key_blocks is None:
             self._hot.count(keys.blocks, len(snapshot.slots))
