@@ -119,7 +119,6 @@ class KvStream:
     def receive_live(self, seq: int, payload: bytes, now_s: float) -> Replay | None:
         """Take a message of the live stream. `now_s` is wall time, for the lag."""
         self._linked = True
-        command = None
         if seq == self._last_live and payload == self._last_heard:
             self.counts.duplicates += 1
             return None
