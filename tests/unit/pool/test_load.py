@@ -167,6 +167,14 @@ def test_a_ghost_sent_to_an_idle_endpoint_starts_to_drain_when_it_was_sent(ledge
     assert ahead(columns, A, 5.05) == pytest.approx(800 - 0.05 * RATE_DEFAULT)
 
 
+def test_a_ghost_does_not_drain_before_it_was_sent_when_the_rate_has_risen_meanwhile(ledger, columns):
+    ledger.released(ledger.reserve(A, 10 * RATE_DEFAULT, 1.0), 1.0)
+    ledger.first_token(ledger.reserve(A, 10_000.0, 1.0), 1.001)
+    assert columns.rate[A] > 5 * RATE_DEFAULT
+    ledger.released(ledger.reserve(A, 1000.0, 8.0), 8.0)
+    assert (columns.backlog[A], columns.head_since_s[A]) == (1000, 8.0)
+
+
 def test_ghosts_are_bounded(ledger, columns):
     for _ in range(9):
         ledger.released(ledger.reserve(A, 1000.0, 1.0), 1.0)
