@@ -123,6 +123,7 @@ class KvStream:
             self.counts.duplicates += 1
             return None
         before, self._last_live, self._last_heard = self._last_live, seq, payload
+        command = None
         if seq <= before:
             command = self._went_back(seq, payload, now_s)
         elif self._buffering:
