@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from ssl import SSLContext
 from typing import Any
 
 import uvloop
@@ -38,7 +39,9 @@ from epp.scheduling.build import Plan, build
 from epp.scheduling.producers.precise_prefix_cache import PrecisePrefixCacheProducer
 from epp.scheduling.producers.prefix_chain import PrefixChainProducer
 from epp.scheduling.registry import Registry
+from epp.scheduling.settings import MetricsDataSource
 from epp.scrape.kv_subscriber import KvSubscriber
+from epp.scrape.page_client import make_tls
 from epp.scrape.poller import Pace, Poller, Target
 from epp.telemetry import logs, loop_lag
 from epp.telemetry.health import Fact, HealthState
@@ -86,6 +89,11 @@ def _run(options: ServeOptions) -> int:
             return runner.run(_serve(options, plan))
         except asyncio.CancelledError:
             return SECOND_SIGNAL_CODE
+        except BaseExceptionGroup as group:  # of the task group; what a user can mend is said in one line, like anywhere else
+            for error in group.exceptions:
+                if isinstance(error, (ConfigError, OSError)):
+                    raise error from None
+            raise
 
 
 async def _serve(options: ServeOptions, plan: Plan) -> int:
@@ -102,6 +110,18 @@ def _text(options: ServeOptions) -> str:
     if options.config_file is not None:
         return options.config_file.read_text(encoding="utf-8")
     return options.config_text or ""
+
+
+def _page_tls(source: MetricsDataSource) -> SSLContext | None:
+    """Return how the connections to the endpoints' metrics are secured; None for plain HTTP."""
+    if source.scheme != "https":
+        return None
+    return make_tls(
+        verify=not source.insecure_skip_verify,
+        ca_path=source.ca_cert_path,
+        cert_path=source.client_cert_path,
+        key_path=source.client_key_path,
+    )
 
 
 class Picker:
@@ -284,7 +304,7 @@ class Picker:
                 page_bytes_max=scrape.page_bytes_max,
                 concurrency_max=scrape.concurrency_max,
             ),
-            target=Target(scheme=source.scheme, path=source.path, port=source.port),
+            target=Target(scheme=source.scheme, path=source.path, port=source.port, tls=_page_tls(source)),
         )
 
     def _engines(self) -> Engines:
