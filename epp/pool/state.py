@@ -149,7 +149,7 @@ class PoolState:
     def update(self, slot: int, sample: Sample, now_s: float) -> None:
         """Take over what was read from the endpoint in `slot`. What the sample does not say stays as it was.
 
-        Cost: about 2 us.
+        Cost: about 3 us.
         """
         store, ledger = self._store, self.ledger
         if sample.waiting is not None:
@@ -166,6 +166,13 @@ class PoolState:
         store.scraped_s[slot] = now_s
         if self._adapters.update(slot, sample):
             self._snapshot.adapter_room = self._adapters.room
+
+    def lose_sight(self, slot: int) -> None:
+        """The endpoint reports nothing any more: what others send there is not known, and the last guess must not stay for ever.
+
+        The scraped values themselves stay, with the time they were read.
+        """
+        self._store.foreign[slot] = 0.0
 
     def check(self) -> None:
         """Assert what must hold between any two calls; for tests."""
