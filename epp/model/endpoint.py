@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
-from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 ROLE_LABEL = "llm-d.ai/role"
@@ -60,7 +59,6 @@ class Endpoint:
         return ROLES.get(self.labels.get(ROLE_LABEL, ""), Role(0))
 
 
-@lru_cache(maxsize=8192)  # asked for every decision, and parsing the address takes longer than the decision's header
 def join_host_port(address: str, port: int) -> str:
     """Return `address:port`, with brackets around an IPv6 address."""
     return f"[{address}]:{port}" if isinstance(ip_address(address), IPv6Address) else f"{address}:{port}"
