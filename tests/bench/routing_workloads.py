@@ -35,7 +35,7 @@ class Hardware:
     """What all stand-ins of a run are."""
 
     servers: int = 8
-    time_scale: float = 2.0
+    time_scale: float = 1.0
     """Everything takes so many times longer than on the GPU, to keep the machine that runs the bench far from saturation."""
 
     @property
