@@ -18,7 +18,7 @@ import uvloop
 
 from epp import parts
 from epp.admin.server import Admin
-from epp.config import config_hash, dump, load
+from epp.config import config_hash, dump, load, load_file
 from epp.director import Director, Routing
 from epp.discovery.file import FileDiscovery
 from epp.errors import ConfigError
@@ -68,7 +68,8 @@ def run(options: ServeOptions) -> int:
 
 
 def _run(options: ServeOptions) -> int:
-    plan = build(load(_text(options)), Registry(allow_experimental=options.allow_experimental_plugins))
+    config = load(options.config_text or "") if options.config_file is None else load_file(options.config_file)
+    plan = build(config, Registry(allow_experimental=options.allow_experimental_plugins))
     for warning in plan.warnings:
         log.warning("configuration", extra={"doubt": warning})
     if options.ignored:
@@ -93,12 +94,6 @@ def _current_task() -> asyncio.Task[Any]:
     task = asyncio.current_task()
     assert task is not None
     return task
-
-
-def _text(options: ServeOptions) -> str:
-    if options.config_file is not None:
-        return options.config_file.read_text(encoding="utf-8")
-    return options.config_text or ""
 
 
 class Picker:
