@@ -202,10 +202,11 @@ class Director:
         slots = self._outliers.narrow(self._pool.candidates(snapshot, subset), now_s)
         if not len(slots):
             raise NoEndpoint("failed to find endpoint candidates for serving the request", reason="rejected-no-endpoints")
-        keys = {name: strategy.prepare(request) for name, strategy in routing.strategies.items()}
-        matches: dict[str, Match | None] = {
-            name: strategy.match(keys[name], request, snapshot, slots) for name, strategy in routing.strategies.items()
-        }
+        keys: dict[str, object] = {}
+        matches: dict[str, Match | None] = {}
+        for name, strategy in routing.strategies.items():
+            keys[name] = strategy.prepare(request)
+            matches[name] = strategy.match(keys[name], request, snapshot, slots)
         for name, strategy in routing.asked.items():
             matches[name] = strategy.match(strategy.prepare(request), request, snapshot, slots)
         matches[""] = found = matches.get(routing.default)

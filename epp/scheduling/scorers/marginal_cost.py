@@ -8,6 +8,7 @@ from msgspec import Meta
 from epp.model.match import FloatColumn
 from epp.model.request import InferenceRequest, prompt_tokens
 from epp.scheduling.api import Scorer, View
+from epp.scheduling.columns import highest, lowest, mean
 
 
 class MarginalCostScorer(Scorer, frozen=True):
@@ -40,17 +41,16 @@ class MarginalCostScorer(Scorer, frozen=True):
     def score(self, request: InferenceRequest, view: View) -> FloatColumn:
         """Return 1 for the cheapest endpoint and `least / cost` for the others."""
         cost = self.cost(request, view)
-        least: float = cost.min()
-        return least / cost
+        return lowest(cost) / cost
 
     def cost(self, request: InferenceRequest, view: View) -> FloatColumn:
         """Return the marginal cost of each candidate, in tokens of prefill (always above 0)."""
         own = np.maximum(prompt_tokens(request) - view.matched_tokens(self.prefix_match_info_producer_name), 1.0)
         cost = view.backlog + own / (1.0 - view.snapshot.utilization_ratio)
         rate = view.rate
-        if rate.max() > (1.0 + self.speed_tolerance) * rate.min():
-            cost = cost * (rate.sum() / len(rate)) / rate
+        if highest(rate) > (1.0 + self.speed_tolerance) * lowest(rate):
+            cost *= mean(rate) / rate
         if self.stall:
             running = view.decoding
-            cost = cost * (1.0 + self.stall / (running.sum() / len(running) + 1.0) * running)
+            cost *= 1.0 + self.stall / (mean(running) + 1.0) * running
         return cost
