@@ -2,9 +2,13 @@
 
 import argparse
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from epp.demo.strategies import STRATEGIES
 from epp.errors import ConfigError
+
+NEEDED = ("envoy", "envoy_data_plane", "rich")
+"""Packages of the extra `standalone`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +42,10 @@ def read_demo_flags(arguments: argparse.Namespace) -> DemoOptions:
     """Return the options of parsed arguments.
 
     Raises:
-        ConfigError: a value makes no sense.
+        ConfigError: a value makes no sense, or what the demo needs beside the picker is not installed.
     """
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise ConfigError(f"{', '.join(missing)} not installed: the demo needs the extra `epp[standalone]`")
     strategies = tuple(name for name in arguments.strategies.split(",") if name)
     for name in strategies:
         if name not in STRATEGIES:

@@ -22,18 +22,25 @@ def demo(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "epp", "demo", *arguments]
 
 
-def children_of(pid: int) -> list[str]:
-    """Command lines of the processes that a process has started."""
+def processes() -> list[tuple[int, str]]:
+    """The parent and the command line of everything that runs here."""
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((directory / "stat").read_text().rpartition(")")[2].split()[1])
-            command = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            found.append((parent, (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode()))
         except OSError:  # ended while we looked
             continue
-        if parent == pid:
-            found.append(command)
     return found
+
+
+def children_of(pid: int) -> list[str]:
+    """Command lines of the processes that a process has started."""
+    return [command for parent, command in processes() if parent == pid]
+
+
+def everything_running() -> list[str]:
+    return [command for _, command in processes()]
 
 
 def test_all_strategies_in_one_go_with_reasons_and_without_a_prompt():
@@ -84,8 +91,27 @@ def test_keep_prints_a_curl_line_that_works_until_it_is_stopped(number):
         assert [sum(part in command for command in running) for part in CHILDREN] == [2, 1, 1], running
         process.send_signal(number)
         assert process.wait(20) == 130, process.stderr.read()
-    everything = [path.read_bytes().replace(b"\0", b" ").decode() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    assert not set(running) & set(everything)
+    assert not set(running) & set(everything_running())
+
+
+def test_ctrl_c_in_the_middle_of_the_traffic_stops_everything():
+    with subprocess.Popen(
+        demo("--strategies", "random", "--seconds", "60"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        watchdog = threading.Timer(100, process.kill)
+        watchdog.start()
+        try:
+            while not process.stdout.readline().startswith(b"random"):
+                pass
+            running = children_of(process.pid)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+            assert process.stderr.read() == b""
+        finally:
+            watchdog.cancel()
+            process.kill()
+    assert len(running) == 5
+    assert not set(running) & set(everything_running())
 
 
 def test_a_component_that_cannot_start_is_shown_with_its_log(tmp_path):

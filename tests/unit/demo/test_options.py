@@ -36,6 +36,12 @@ def test_what_makes_no_sense_is_refused(arguments):
         read(*arguments)
 
 
+def test_what_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr("epp.demo.options.NEEDED", ("rich", "no_such_package"))
+    with pytest.raises(ConfigError, match=r"^no_such_package not installed.*epp\[standalone\]"):
+        read()
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_is_a_configuration_that_the_picker_takes_without_a_doubt(name, tmp_path):
     import yaml
