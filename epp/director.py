@@ -211,8 +211,9 @@ class Director:
             matches[name] = strategy.match(strategy.prepare(request), request, snapshot, slots)
         matches[""] = found = matches.get(routing.default)
         profile = routing.profiles[routing.handler.choose(request, tuple(routing.profiles))]
-        picked, sheet = profile.run(request, View(snapshot, slots, matches, now_s), self._random)
-        slot = int(picked[0])
+        chosen, sheet = profile.run(request, View(snapshot, slots, matches, now_s), self._random)
+        picked: list[int] = chosen.tolist()
+        slot = picked[0]
         total = prompt_tokens(request)
         matched = 0.0 if found is None else min(float(found.tokens[slot]), total)
         reservation = self._ledger.reserve(slot, max(1.0, total - matched), now_s)
