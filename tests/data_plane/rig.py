@@ -146,8 +146,9 @@ class Picker:
 
     def metric(self, name: str) -> float:
         """The sum over all series of a metric; 0 when there is none."""
-        page = request(self, "GET", "/metrics").body.decode()
-        lines = [line for line in page.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
+        page = request(self, "GET", "/metrics")
+        assert page.status == 200
+        lines = [line for line in page.body.decode().splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
 
