@@ -185,7 +185,7 @@ class PoolState:
         assert len(snapshot.columns.live) == len(self._endpoints) <= self.slots_max
         empty = np.flatnonzero(~self._store.live)
         for field in fields(Columns):
-            idle = {"rate": RATE_DEFAULT, "scraped_s": -np.inf}.get(field.name, 0)
+            idle = {"rate": RATE_DEFAULT, "speed": RATE_DEFAULT, "scraped_s": -np.inf}.get(field.name, 0)
             assert (getattr(self._store, field.name)[empty] == idle).all(), field.name
 
     def _at(self, slot: int) -> Endpoint:
@@ -210,7 +210,7 @@ class PoolState:
         self.ledger.close(slot, now_s)
         self._adapters.update(slot, Sample())
         for field in fields(Columns):
-            if field.name != "rate":  # the ledger has just reset it
+            if field.name not in {"rate", "speed"}:  # the ledger has just reset them
                 getattr(self._store, field.name)[slot] = 0
         self._store.scraped_s[slot] = -np.inf
         for callback in self._forget:

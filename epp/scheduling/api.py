@@ -117,6 +117,11 @@ class View:
         return self.take(self.snapshot.columns.rate)
 
     @property
+    def speed(self) -> FloatColumn:
+        """Learned prefill rate with the fixed cost of a request counted in, to compare endpoints by; never 0."""
+        return self.take(self.snapshot.columns.speed)
+
+    @property
     def role(self) -> IntColumn:
         """Bits of `model.endpoint.Role`."""
         return self.take(self.snapshot.columns.role)

@@ -22,8 +22,9 @@ class MarginalCostScorer(Scorer, frozen=True):
       did not come through this picker show as waiting requests beyond the ledger's, and count as average prompts.
     - `1 / (1 - utilization)`: my prefill priced at what it costs those who come after. Utilization is the share of recent time in
       which the pool's endpoints had backlog, so affinity weighs more the busier the pool is.
-    - `speed`: the endpoint's learned prefill rate relative to the pool's mean, for pools of mixed hardware. Rates that differ by
-      less than `speedTolerance` are one rate: they are estimates, and following their noise costs more than it gains.
+    - `speed`: how fast the endpoint prefills, relative to the pool's mean, for pools of mixed hardware; learned from first tokens.
+      Speeds that differ by less than `speedTolerance` are one speed: they are estimates, and following noise costs more than it
+      gains.
     - the last factor: my prefill delays everybody who is decoding there; what counts is how many they are beside the pool's mean.
 
     Nothing has to be tuned to a model or a GPU: every term is tokens, and the rates are learned from first-token times.
@@ -35,7 +36,7 @@ class MarginalCostScorer(Scorer, frozen=True):
     ] = 0.5
     speed_tolerance: Annotated[
         float, Meta(ge=0, le=10, description="By how much (as a share) the fastest may beat the slowest and count as equally fast.")
-    ] = 0.5
+    ] = 1.0
     prefix_match_info_producer_name: Annotated[str, Meta(description="Which prefix producer to believe; empty: the default.")] = ""
 
     def score(self, request: InferenceRequest, view: View) -> FloatColumn:
@@ -47,9 +48,9 @@ class MarginalCostScorer(Scorer, frozen=True):
         """Return the marginal cost of each candidate, in tokens of prefill (always above 0)."""
         own = np.maximum(prompt_tokens(request) - view.matched_tokens(self.prefix_match_info_producer_name), 1.0)
         cost = view.backlog + own / (1.0 - view.snapshot.utilization_ratio)
-        rate = view.rate
-        if highest(rate) > (1.0 + self.speed_tolerance) * lowest(rate):
-            cost *= mean(rate) / rate
+        speed = view.speed
+        if highest(speed) > (1.0 + self.speed_tolerance) * lowest(speed):
+            cost *= mean(speed) / speed
         if self.stall:
             running = view.decoding
             cost *= 1.0 + self.stall / (mean(running) + 1.0) * running

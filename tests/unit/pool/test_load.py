@@ -90,6 +90,19 @@ def test_rate_comes_close_to_the_truth_and_stays_below(ledger, columns):
     assert columns.rate[A] == pytest.approx(0.8 * 3000.0, rel=0.02)
 
 
+def test_equal_endpoints_have_equal_speeds_whatever_is_asked_of_them(ledger, columns):
+    """A serves cached prompts, B long ones; both take 10 ms for a request and a millisecond for 25 tokens."""
+    now = 0.0
+    for _ in range(300):
+        for slot, own in ((A, 16.0), (B, 4000.0)):
+            handle = ledger.reserve(slot, own, now)
+            now += 0.010 + own / 25_000
+            ledger.first_token(handle, now)
+            ledger.release(handle, now)
+    assert columns.rate[B] > 10 * columns.rate[A]
+    assert columns.speed[B] == pytest.approx(columns.speed[A], rel=0.05)
+
+
 def test_a_request_that_overtakes_the_head_teaches_nothing(ledger, columns):
     ledger.reserve(A, 800.0, 1.0)
     second = ledger.reserve(A, 500.0, 1.0)
