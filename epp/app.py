@@ -48,14 +48,13 @@ from epp.telemetry.observers import Observers
 from epp.telemetry.sheets import DecisionRing
 from epp.telemetry.state_metrics import ConfigState, Sources
 from epp.tokenizer import Tokenizer
-from epp.transport.grpc_aio import GrpcAioTransport, TransportOptions
-from epp.transport.health import HealthServer
+from epp.transport.base import Transport, TransportOptions
 from epp.transport.tls import TlsOptions
 
 log = logging.getLogger(__name__)
 
 ANY_ADDRESS = "[::]"
-"""IPv6 and IPv4; where there is no IPv6, grpc falls back to IPv4."""
+"""IPv6 and IPv4; where there is no IPv6, that falls back to IPv4."""
 
 
 def run(options: ServeOptions) -> int:
@@ -151,16 +150,17 @@ class Picker:
         """Answer one stream."""
         return Pump(outlet, self.director, self._wire)
 
-    async def _listen(self, stack: AsyncExitStack) -> GrpcAioTransport:
+    async def _listen(self, stack: AsyncExitStack) -> Transport:
         """Open the three ports, and say which they are."""
         options = self._options
         admin = Admin(self._sources(), self.metrics, self.ring, self.health)
         metrics_port = await admin.start(options.bind or "0.0.0.0", options.metrics_port)
         stack.push_async_callback(admin.stop)
-        probes = HealthServer(self.health)
-        health_port = await probes.start(options.bind or ANY_ADDRESS, options.grpc_health_port)
-        stack.push_async_callback(probes.stop)
-        transport = GrpcAioTransport(transport_options(options))
+        kind = transport_kind(options)
+        probes = kind(probe_options(options))
+        health_port = await probes.start(None, self.health)
+        stack.push_async_callback(probes.stop, 0)
+        transport = kind(transport_options(options))
         grpc_port = await transport.start(self.accept, self.health if options.health_checking else None)
         stack.push_async_callback(transport.stop, 0)
         log.info(
@@ -202,7 +202,7 @@ class Picker:
             os._exit(128 + number)
         self._stop.set()
 
-    async def _drain(self, transport: GrpcAioTransport) -> None:
+    async def _drain(self, transport: Transport) -> None:
         """Be not ready while still serving, so that gateways turn away in time; then let open streams end."""
         log.info("draining", extra={"seconds": self._options.drain_timeout_s, "in_flight": self.director.in_flight})
         self.health.set(Fact.DRAINING, True)
@@ -330,6 +330,22 @@ BODY_MODES = {
     "buffered-partial": BodyMode.BUFFERED_PARTIAL,
     "full-duplex": BodyMode.FULL_DUPLEX,
 }
+
+
+def transport_kind(options: ServeOptions) -> type[Transport]:
+    """Return what carries streams; imported here, so that a picker without grpcio's does not pay for it."""
+    if options.transport == "grpcio":
+        from epp.transport.grpc_aio import GrpcAioTransport  # noqa: PLC0415
+
+        return GrpcAioTransport
+    from epp.transport.native import NativeTransport  # noqa: PLC0415
+
+    return NativeTransport
+
+
+def probe_options(options: ServeOptions) -> TransportOptions:
+    """Return where and how to listen for probes."""
+    return TransportOptions(host=options.bind or ANY_ADDRESS, port=options.grpc_health_port, tls=TlsOptions(secure=False))
 
 
 def transport_options(options: ServeOptions) -> TransportOptions:
