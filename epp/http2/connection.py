@@ -107,11 +107,11 @@ class Connection:
         if stream is not None:
             self._out.headers(stream, block, end_stream=end_stream)
 
-    def data(self, stream_id: int, payload: bytes) -> None:
-        """Send bytes of the response; they wait for the peer's windows if they must."""
+    def data(self, stream_id: int, payload: bytes, *, prefix: bytes = b"") -> None:
+        """Send bytes of the response, those of `prefix` first; they wait for the peer's windows if they must."""
         stream = self._streams.open.get(stream_id)
         if stream is not None:
-            self._out.data(stream, payload)
+            self._out.data(stream, prefix, payload)
 
     def end(self, stream_id: int, trailers: bytes, *, discard: bool = False) -> None:
         """End a stream with a block of trailers, which may be empty, once what it has queued is out or without that."""

@@ -1,7 +1,7 @@
 """What comes in on a connection: the frames of RFC 9113, from bytes to events.
 
 Every frame passes `_read_frames`; what it means for its stream is in the table of `streams`. A mistake of the peer is an
-`Http2Error` raised where it is noticed: one with a stream costs that stream a RST_STREAM, one without costs the connection a GOAWAY.
+`Http2Error` raised where it is noticed: one with a stream costs that stream a RST_STREAM, one without the connection a GOAWAY.
 """
 
 from collections.abc import Callable

@@ -75,12 +75,12 @@ class Outflow:
         if end_stream:
             self._ended(stream)
 
-    def data(self, stream: Stream, payload: bytes) -> None:
-        """Send bytes of the body, at once if nothing stands in the way.
+    def data(self, stream: Stream, prefix: bytes, payload: bytes) -> None:
+        """Send bytes of the body, two pieces so that nobody has to copy them into one; at once if nothing stands in the way.
 
         Cost: once for every chunk of every response, so the usual case comes first and is spelled out.
         """
-        size = len(payload)
+        size = len(prefix) + len(payload)
         if (
             not stream.queue
             and size <= stream.send_window
@@ -90,13 +90,14 @@ class Outflow:
         ):
             stream.send_window -= size
             self._window -= size
-            self._output += (frames.head(size, DATA, 0, stream.id), payload)
+            self._output += (frames.head(size, DATA, 0, stream.id), prefix, payload)
             self.output_bytes += size
             return
-        stream.queue.append(payload)
+        stream.queue += (piece for piece in (prefix, payload) if piece)
         stream.queued_bytes += size
         self.queued_bytes += size
-        self._line_up(stream)
+        if size:
+            self._line_up(stream)
 
     def end(self, stream: Stream, trailers: bytes) -> None:
         """End the stream once its queue is out: with a block of trailers, or without if that is empty."""
@@ -165,7 +166,7 @@ class Outflow:
         self._frame_bytes_max = size
 
     def set_table_size(self, size: int) -> None:
-        """Take a new SETTINGS_HEADER_TABLE_SIZE. We use no table, but a peer that makes its own smaller waits for word (7541, 4.2)."""
+        """Take a new SETTINGS_HEADER_TABLE_SIZE. We use no table, but who makes its own smaller waits for word (7541, 4.2)."""
         if size < 4096:
             self._resize = b"\x20"
 
@@ -198,20 +199,22 @@ class Outflow:
                 self.end(stream, stream.trailers)
 
     def _send_frame(self, stream: Stream) -> None:
-        """Move one frame's worth of a stream's queue to the output."""
-        first = stream.queue[0]
-        size = min(len(first), stream.send_window, self._window, self._frame_bytes_max)
-        if size == len(first):
-            stream.queue.popleft()
-        else:
-            view = memoryview(first)
-            first, stream.queue[0] = view[:size], view[size:]
+        """Move a frame's worth of a stream's queue to the output."""
+        before = stream.queued_bytes
+        size = left = min(before, stream.send_window, self._window, self._frame_bytes_max)
+        self._output.append(frames.head(size, DATA, 0, stream.id))
+        while left:
+            piece = stream.queue.popleft()
+            if len(piece) > left:
+                view = memoryview(piece)
+                piece = view[:left]
+                stream.queue.appendleft(view[left:])
+            left -= len(piece)
+            self._output.append(piece)
         stream.send_window -= size
         self._window -= size
-        before = stream.queued_bytes
         stream.queued_bytes -= size
         self.queued_bytes -= size
-        self._output += (frames.head(size, DATA, 0, stream.id), first)
         self.output_bytes += size
         if stream.queued_bytes <= self._limits.unread_bytes_max < before:
             self._read(stream)

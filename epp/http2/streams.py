@@ -56,7 +56,7 @@ RECEIVED: dict[tuple[State, int], State | Refusal | None] = {
     (S.OPEN, DATA): S.OPEN,
     (S.OPEN, RST_STREAM): S.RESET_BY_PEER,
     (S.OPEN, WINDOW_UPDATE): S.OPEN,
-    # half-closed (remote); "other than WINDOW_UPDATE, PRIORITY, or RST_STREAM ... MUST respond with a stream error"
+    # half-closed (remote): "an additional frame, other than WINDOW_UPDATE, PRIORITY, or RST_STREAM, ... MUST" be a stream error
     (S.HALF_CLOSED, HEADERS): _HALF_CLOSED,
     (S.HALF_CLOSED, DATA): _HALF_CLOSED,
     (S.HALF_CLOSED, RST_STREAM): S.RESET_BY_PEER,

@@ -16,6 +16,7 @@ MESSAGE_CHARACTERS_MAX = 1024
 """A longer `grpc-message` is cut; trailers must fit into one frame."""
 
 PREFIX = struct.Struct(">BI")
+"""Before each message: whether it is compressed, and its length."""
 PREFIX_BYTES = 5
 
 RESPONSE_HEADERS = encode(((b":status", b"200"), (b"content-type", b"application/grpc")))
@@ -45,11 +46,6 @@ def timeout_s(text: bytes) -> float:
     return int(found[1]) * _UNITS_S[found[2]]
 
 
-def frame(message: bytes) -> bytes:
-    """Return a message, uncompressed, with its prefix."""
-    return PREFIX.pack(0, len(message)) + message
-
-
 def status(code: int, message: str, *, alone: bool) -> bytes:
     """Return the header block that ends a call: trailers, or `alone` when no headers went before."""
     fields = [(b":status", b"200"), (b"content-type", b"application/grpc")] if alone else []
@@ -72,15 +68,22 @@ class Deframer:
         compressed: the client says that it compresses, which only matters for the answer.
     """
 
-    __slots__ = ("_compressed", "_max", "_pieces", "_wanted", "held_bytes")
+    __slots__ = ("_compressed", "_max", "_missing", "_pieces", "held_bytes")
 
     def __init__(self, message_bytes_max: int, *, compressed: bool) -> None:
         self._max = message_bytes_max
         self._compressed = compressed
         self._pieces: list[bytes] = []
-        self._wanted = 0
+        """A message's beginning without its prefix, or the beginning of a prefix."""
+        self._missing = 0
+        """Bytes until the message is complete; 0 when its prefix is not."""
         self.held_bytes = 0
         """What there is of an incomplete message."""
+
+    @property
+    def between_messages(self) -> bool:
+        """Whether the stream may end here."""
+        return not self._pieces
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the messages that `data` completes.
@@ -88,30 +91,41 @@ class Deframer:
         Raises:
             StatusError: the stream cannot be understood any further, or a message is too large.
         """
-        if self.held_bytes:
-            self._pieces.append(data)
-            self.held_bytes += len(data)
-            if self.held_bytes < self._wanted:
-                return []
-            data = b"".join(self._pieces)
-            self._pieces.clear()
-        messages = []
-        at, end, wanted = 0, len(data), PREFIX_BYTES
+        messages: list[bytes] = []
+        at, end = 0, len(data)
+        if self._missing:
+            if end < self._missing:
+                self._hold(data, self._missing - end)
+                return messages
+            at = self._missing
+            self._pieces.append(data[:at])
+            messages.append(b"".join(self._release()))
+        elif self._pieces:
+            data = b"".join((*self._release(), data))
+            end = len(data)
         while end - at >= PREFIX_BYTES:
             flag, size = PREFIX.unpack_from(data, at)
             if flag or 0 <= self._max < size:
                 raise self._refusal(flag)
-            wanted = PREFIX_BYTES + size
-            if end - at < wanted:
-                break
-            messages.append(data[at + PREFIX_BYTES : at + wanted])
-            at += wanted
-            wanted = PREFIX_BYTES
-        self.held_bytes = end - at
-        self._wanted = wanted
+            at += PREFIX_BYTES
+            if end - at < size:
+                self._hold(data[at:], size - (end - at))
+                return messages
+            messages.append(data[at : at + size])
+            at += size
         if at < end:
-            self._pieces.append(data[at:] if at else data)
+            self._hold(data[at:], 0)
         return messages
+
+    def _hold(self, piece: bytes, missing: int) -> None:
+        self._pieces.append(piece)
+        self.held_bytes += len(piece)
+        self._missing = missing
+
+    def _release(self) -> list[bytes]:
+        pieces, self._pieces = self._pieces, []
+        self.held_bytes = self._missing = 0
+        return pieces
 
     def _refusal(self, flag: int) -> StatusError:
         if not flag:

@@ -18,6 +18,8 @@ from epp.transport.tls import server_context
 
 BACKLOG = 1024
 HANDSHAKE_TIMEOUT_S = 10.0
+TLS_SHUTDOWN_TIMEOUT_S = 0.5
+"""For the peer's part in closing, which tells us nothing."""
 TICK_S = 1.0
 
 
@@ -41,6 +43,7 @@ class NativeTransport(Transport):
             backlog=BACKLOG,
             ssl=context,
             ssl_handshake_timeout=None if context is None else HANDSHAKE_TIMEOUT_S,
+            ssl_shutdown_timeout=None if context is None else TLS_SHUTDOWN_TIMEOUT_S,
         )
         self._tick()
         port: int = listening.getsockname()[1]

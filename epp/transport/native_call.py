@@ -115,7 +115,7 @@ class Call:
         """The peer has said all it will; that ends the call, unless its route says otherwise."""
         if self._over:
             return
-        if self._held:
+        if self._deframer is not None and not self._deframer.between_messages:
             self._end(wire.INTERNAL, "the last message is incomplete")
         elif not self._lingers:
             self._over = True
@@ -141,7 +141,7 @@ class Call:
         if not self._answered:
             self._answered = True
             http2.headers(self._id, wire.RESPONSE_HEADERS)
-        http2.data(self._id, wire.frame(message))
+        http2.data(self._id, message, prefix=wire.PREFIX.pack(0, len(message)))
         if http2.queued_bytes and (
             http2.stream_queued_bytes(self._id) > link.outlet_bytes_max or http2.queued_bytes > link.queued_bytes_max
         ):

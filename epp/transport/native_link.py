@@ -24,7 +24,7 @@ LAST_CALL = b"epp stop"
 """Payloads of our PINGs: a sign of life wanted; and, after the first GOAWAY, word that it has arrived."""
 LAST_CALL_S = 1.0
 """A peer that does not answer the latter gets its second GOAWAY after this."""
-LINGER_S = 5.0
+LINGER_S = 2.0
 """What a connection that is being closed has for its last bytes."""
 
 

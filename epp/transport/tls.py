@@ -211,7 +211,7 @@ class CertificateFiles:
             return grpc.ssl_server_certificate_configuration([self.pair]) if self.refresh() else None
 
     def refresh(self) -> bool:
-        """Return whether `pair` is another now: the files have changed and fit together. Cost: two `stat` calls if they have not."""
+        """Return whether `pair` is another now: the files have changed and fit together. Cost: two `stat` calls when not."""
         try:
             identity = self._identity()
             if identity == self._seen:
