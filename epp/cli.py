@@ -11,15 +11,11 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from epp.demo.options import add_demo_flags
 from epp.errors import ConfigError
 from epp.flags import add_serve_flags, read_serve_flags
 from epp.standalone.flags import add_standalone_flags
-
-if TYPE_CHECKING:
-    from epp.config import EndpointPickerConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,10 +47,11 @@ def serve(arguments: argparse.Namespace) -> int:
 
 def config_check(arguments: argparse.Namespace) -> int:
     """Say whether a configuration can be used, and warn of what is likely not meant."""
+    from epp.config import load_file
     from epp.scheduling.build import build
     from epp.scheduling.registry import Registry
 
-    plan = build(_load(arguments.file), Registry(allow_experimental=True))
+    plan = build(load_file(arguments.file), Registry(allow_experimental=True))
     for warning in plan.warnings:
         _say(f"warning: {warning}")
     _say(f"{arguments.file}: good")
@@ -63,11 +60,11 @@ def config_check(arguments: argparse.Namespace) -> int:
 
 def config_show(arguments: argparse.Namespace) -> int:
     """Print a configuration, as it is or with everything expanded and filled in."""
-    from epp.config import dump
+    from epp.config import dump, load_file
     from epp.scheduling.build import build
     from epp.scheduling.registry import Registry
 
-    config = _load(arguments.file)
+    config = load_file(arguments.file)
     if arguments.effective:
         config = build(config, Registry(allow_experimental=True)).config
     _say(dump(config).rstrip())
@@ -98,12 +95,6 @@ def standalone(arguments: argparse.Namespace) -> int:
     from epp.standalone.run import run
 
     return run(read_standalone_flags(arguments), read_endpoints)
-
-
-def _load(path: Path) -> EndpointPickerConfig:
-    from epp.config import load
-
-    return load(path.read_text(encoding="utf-8"))
 
 
 def _say(text: str) -> None:

@@ -202,16 +202,18 @@ class Director:
         slots = self._outliers.narrow(self._pool.candidates(snapshot, subset), now_s)
         if not len(slots):
             raise NoEndpoint("failed to find endpoint candidates for serving the request", reason="rejected-no-endpoints")
-        keys = {name: strategy.prepare(request) for name, strategy in routing.strategies.items()}
-        matches: dict[str, Match | None] = {
-            name: strategy.match(keys[name], request, snapshot, slots) for name, strategy in routing.strategies.items()
-        }
+        keys: dict[str, object] = {}
+        matches: dict[str, Match | None] = {}
+        for name, strategy in routing.strategies.items():
+            keys[name] = strategy.prepare(request)
+            matches[name] = strategy.match(keys[name], request, snapshot, slots)
         for name, strategy in routing.asked.items():
             matches[name] = strategy.match(strategy.prepare(request), request, snapshot, slots)
         matches[""] = found = matches.get(routing.default)
         profile = routing.profiles[routing.handler.choose(request, tuple(routing.profiles))]
-        picked, sheet = profile.run(request, View(snapshot, slots, matches, now_s), self._random)
-        slot = int(picked[0])
+        chosen, sheet = profile.run(request, View(snapshot, slots, matches, now_s), self._random)
+        picked: list[int] = chosen.tolist()
+        slot = picked[0]
         total = prompt_tokens(request)
         matched = 0.0 if found is None else min(float(found.tokens[slot]), total)
         reservation = self._ledger.reserve(slot, max(1.0, total - matched), now_s)

@@ -2,8 +2,8 @@
 
 from epp.config.document import EndpointPickerConfig
 from epp.config.expansion import expand
-from epp.config.reading import load
+from epp.config.reading import load, load_file
 from epp.config.sections import Limits, Scrape, Server, Strategy
 from epp.config.writing import config_hash, dump
 
-__all__ = ["EndpointPickerConfig", "Limits", "Scrape", "Server", "Strategy", "config_hash", "dump", "expand", "load"]
+__all__ = ["EndpointPickerConfig", "Limits", "Scrape", "Server", "Strategy", "config_hash", "dump", "expand", "load", "load_file"]

@@ -1,6 +1,7 @@
 """From the text of a configuration file to its structs. Strict: what is not understood is an error, with its place."""
 
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -39,6 +40,19 @@ def load(text: str) -> EndpointPickerConfig:
     """
     tree = read_yaml(text)
     return EndpointPickerConfig() if tree is None else convert(tree, EndpointPickerConfig, "")
+
+
+def load_file(path: Path) -> EndpointPickerConfig:
+    """Return the configuration that a file holds.
+
+    Raises:
+        ConfigError: as `load`, or the file is not UTF-8.
+        OSError: it cannot be read.
+    """
+    try:
+        return load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def read_yaml(text: str) -> object:

@@ -1,8 +1,8 @@
 """Serialized ext_proc messages to events, and answers to serialized messages: the only importer of the generated classes.
 
 Most messages are pieces of bodies, and they do not go through protobuf at all: their framing is a few bytes, read and written here
-by hand, so that a chunk on its way costs a copy and not a parse. In Envoy's serialization the body comes first; whatever is not
-exactly that shape (metadata after it, say) takes the way through protobuf.
+by hand, so that a chunk on its way costs a copy and not a parse. In Envoy's serialization the body comes first; whatever has not
+exactly the shape that is read here takes the way through protobuf.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -75,28 +75,38 @@ def decode(message: bytes) -> Event | None:
 
 
 def split_body(message: bytes) -> tuple[Side, bytes, bool] | None:
-    """Return whose body a message carries a piece of, the piece and whether it is the last; None when it is not just that.
+    """Return whose body a message carries a piece of, the piece and whether it is the last; None when there is more to read in it.
 
-    What is read: `22|2a <length> [0a <length> <piece>] [10 01]`, that is, `request_body` or `response_body` alone, holding `body`
-    and `end_of_stream`.
+    What is taken is what Envoy 1.40 sends: `22|2a <length> [0a <length> <piece>] [10 01] [42 <length> <metadata>]`, that is,
+    `request_body` or `response_body`, holding `body` and `end_of_stream`, and behind it `metadata_context`. That is often empty;
+    of a response it is not read, of a request it may hold a subset hint.
     """
     side = _BODY_TAGS.get(message[:1])
     if side is None:
         return None
     try:
         length, at = _varint(message, 1)
-        if at + length != len(message):
+        stop = at + length
+        if stop != len(message) and not _unread(message, stop, side):
             return None
         data = b""
-        if message[at : at + 1] == b"\x0a":
+        if at < stop and message[at] == 0x0A:
             length, start = _varint(message, at + 1)
             at = start + length
             data = message[start:at]
     except IndexError:
         return None
-    if at == len(message):
+    if at == stop:
         return side, data, False
-    return (side, data, True) if message[at:] == b"\x10\x01" else None
+    return (side, data, True) if message[at:stop] == b"\x10\x01" else None
+
+
+def _unread(message: bytes, at: int, side: Side) -> bool:
+    """Whether metadata that nobody reads is all that follows from `at` on."""
+    if message[at] != 0x42:
+        return False
+    length, start = _varint(message, at + 1)
+    return start + length == len(message) and (length == 0 or side is Side.RESPONSE)
 
 
 _BODY_TAGS = {b"\x22": Side.REQUEST, b"\x2a": Side.RESPONSE}

@@ -12,10 +12,13 @@ import msgspec
 
 Span = tuple[int, int]
 
-# A string, or a byte that changes the depth or tells a key from a value. Whatever is between two of them is a number or a word.
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]:,]', re.DOTALL)
+# A string, with the colon behind it if it is a key; or a byte that changes the depth. The rest is stepped over: an answer may be a
+# megabyte of numbers. A string without an end goes to the end, so that no text makes the search start over and over.
+_TOKEN = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*"?)(\s*:)?|[{}\[\]]', re.DOTALL)
 # Where answers carry the name: chat and completions; `response.*` events of the responses API; Anthropic's `message_start`.
 _PATHS = {(b'"model"',), (b'"response"', b'"model"'), (b'"message"', b'"model"')}
+
+_DEPTH_MAX = max(map(len, _PATHS))
 
 
 def splice_model(body: bytes, span: Span, name: str) -> bytes:
@@ -27,28 +30,22 @@ def splice_model(body: bytes, span: Span, name: str) -> bytes:
 def model_spans(document: bytes) -> Iterator[Span]:
     """Yield where the string values of `model`, `response.model` and `message.model` stand in one JSON object, first to last.
 
-    What is not JSON yields nothing or something arbitrary within its length; never raises. Cost: linear, 0.1 us a token.
+    What is not JSON yields nothing or something arbitrary within its length; never raises. Cost: linear, 0.3 us a token.
     """
-    path: list[bytes] = []  # the key under which each open object stands, b"" for one in an array
-    key = last = b""
+    path: list[bytes] = []  # the key under which each open object or array stands
+    key = b""
     for token in _TOKEN.finditer(document):
-        text = token.group()
-        match text[:1]:
-            case b'"':
-                if key and (*path[1:], key) in _PATHS and path:
-                    yield token.span()
-                last = text
-            case b":":
-                key = last
-            case b"{" | b"[":
-                path.append(key if text == b"{" else b"[")
-                key = b""
-            case b"}" | b"]":
-                if path:
-                    path.pop()
-                key = b""
-            case _:
-                key = b""
+        string, colon = token.groups()
+        if string is None:
+            if token.group() in b"{[":
+                path.append(key if token.group() == b"{" else b"[")
+            elif path:
+                path.pop()
+            key = b""
+        elif colon:
+            key = string
+        elif 1 <= len(path) <= _DEPTH_MAX and (*path[1:], key) in _PATHS:
+            yield token.span(1)
 
 
 def rename_model(document: bytes, old: str, new: str) -> bytes:

@@ -8,28 +8,30 @@ chunk.
 import json
 from collections import deque
 from collections.abc import Iterator
+from typing import Annotated
 
 import msgspec
 
 from epp.model.decision import Usage
 
 _RAW = json.JSONDecoder()
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: Count | None = None
 
 
 class _Counts(msgspec.Struct):
     """A usage object of any API: OpenAI's names, those of its responses API, Anthropic's."""
 
-    prompt_tokens: int | None = None
-    input_tokens: int | None = None
-    completion_tokens: int | None = None
-    output_tokens: int | None = None
+    prompt_tokens: Count | None = None
+    input_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    output_tokens: Count | None = None
     prompt_tokens_details: _Details | None = None
     input_tokens_details: _Details | None = None
-    cache_read_input_tokens: int | None = None
+    cache_read_input_tokens: Count | None = None
 
     def usage(self) -> Usage:
         details = self.prompt_tokens_details or self.input_tokens_details
@@ -104,7 +106,7 @@ class UsageWindow:
 def _in_document(text: bytes) -> Usage | None:
     try:
         counts = _DECODER.decode(text).counts()
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):  # the latter: msgspec on a thousand open brackets
         return None
     return counts.usage() if counts else None
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
-from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 ROLE_LABEL = "llm-d.ai/role"
@@ -48,11 +47,11 @@ class Endpoint:
     generation: str = ""
     rank: int = 0
     """Data-parallel rank: index of the port among the target ports of the pod."""
+    authority: str = field(init=False, repr=False, compare=False)
+    """`address:port` as a header wants it, IPv6 in brackets."""
 
-    @property
-    def authority(self) -> str:
-        """`address:port` as a header wants it, IPv6 in brackets."""
-        return join_host_port(self.address, self.port)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "authority", join_host_port(self.address, self.port))  # the class is frozen
 
     @property
     def role(self) -> Role:
@@ -60,7 +59,6 @@ class Endpoint:
         return ROLES.get(self.labels.get(ROLE_LABEL, ""), Role(0))
 
 
-@lru_cache(maxsize=8192)  # asked for every decision, and parsing the address takes longer than the decision's header
 def join_host_port(address: str, port: int) -> str:
     """Return `address:port`, with brackets around an IPv6 address."""
     return f"[{address}]:{port}" if isinstance(ip_address(address), IPv6Address) else f"{address}:{port}"

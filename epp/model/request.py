@@ -82,7 +82,6 @@ BYTES_PER_TOKEN = 4
 
 
 def prompt_tokens(request: InferenceRequest) -> int:
-    """Return how many tokens the prompt has: counted when it carries ids, else estimated from its bytes; at least 1."""
-    if request.token_ids is not None:
-        return max(1, len(request.token_ids))
-    return max(1, len(request.prompt) // BYTES_PER_TOKEN + request.media_tokens)
+    """Return how many tokens the prompt has: its text counted when it has ids, else estimated from its bytes; at least 1."""
+    text = len(request.prompt) // BYTES_PER_TOKEN if request.token_ids is None else len(request.token_ids)
+    return max(1, text + request.media_tokens)

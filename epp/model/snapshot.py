@@ -52,6 +52,8 @@ class Columns:
     """Ours: when that request became the head, monotonic seconds."""
     rate: FloatColumn
     """Ours: prefill rate learned from first tokens, tokens per second, already cut by its safety factor; never 0."""
+    speed: FloatColumn
+    """Ours: the same with the fixed cost of a request counted in as tokens: what endpoints are compared by. Never 0."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -31,6 +31,9 @@ RATE_DECAY = 0.98
 """What a sample leaves of the sums before it."""
 RATE_PRIOR_TOKENS = 1_000.0
 """Weight of the default in the sums, as one request of this many tokens; it fades like any other."""
+REQUEST_TOKENS = 256.0
+"""What a request costs beside its tokens, in tokens: some 10 ms of front-end and scheduling, at 25 tokens a millisecond. Speeds
+are compared with it counted in, or an endpoint that serves mostly cached prompts would look slow for having little to compute."""
 RATE_MIN = 1.0
 """Tokens per second; keeps divisions safe."""
 UTILIZATION_MEMORY_S = 3.0
@@ -57,7 +60,7 @@ class _Account:
 
     __slots__ = (
         "first_token_s", "ghost_tokens", "ghosts", "head_since_s", "listed", "open", "queue", "queue_tokens",
-        "rate", "rate_s", "rate_tokens", "requests", "slot", "tokens",
+        "rate", "rate_s", "rate_samples", "rate_tokens", "requests", "slot", "speed", "tokens",
     )  # fmt: skip
 
     def __init__(self, slot: int) -> None:
@@ -80,6 +83,8 @@ class _Account:
         self.rate = RATE_DEFAULT
         self.rate_tokens = RATE_PRIOR_TOKENS
         self.rate_s = RATE_PRIOR_TOKENS * RATE_SAFETY / RATE_DEFAULT
+        self.rate_samples = 0.0
+        self.speed = RATE_DEFAULT
 
     def is_head(self, handle: int) -> bool:
         """Whether the engine should be working on this request."""
@@ -89,7 +94,10 @@ class _Account:
         """Take one sample of the prefill rate: the head's tokens, and the time since the engine could turn to them."""
         self.rate_tokens = self.rate_tokens * RATE_DECAY + booking.own
         self.rate_s = self.rate_s * RATE_DECAY + now_s - max(self.first_token_s, booking.since_s)
-        self.rate = max(RATE_MIN, RATE_SAFETY * self.rate_tokens / max(self.rate_s, 1e-9))
+        self.rate_samples = self.rate_samples * RATE_DECAY + 1.0
+        second = max(self.rate_s, 1e-9)
+        self.rate = max(RATE_MIN, RATE_SAFETY * self.rate_tokens / second)
+        self.speed = max(RATE_MIN, RATE_SAFETY * (self.rate_tokens + REQUEST_TOKENS * self.rate_samples) / second)
 
     def join(self, handle: int, booking: _Booking) -> None:
         """Put a request at the end of the queue."""
@@ -143,6 +151,7 @@ class Ledger:
         """Running mean of `own`; 0 before the first request."""
         self._columns = columns
         self._columns.rate[:] = RATE_DEFAULT
+        self._columns.speed[:] = RATE_DEFAULT
         self._accounts: dict[int, _Account] = {}
         self._bookings: dict[int, _Booking] = {}
         self._handle = 0
@@ -319,3 +328,4 @@ class Ledger:
         columns.head_tokens[slot] = account.ghost_tokens + (next(iter(queue.values())).own if queue else 0.0)
         columns.head_since_s[slot] = account.head_since_s
         columns.rate[slot] = account.rate
+        columns.speed[slot] = account.speed

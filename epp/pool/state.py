@@ -149,7 +149,7 @@ class PoolState:
     def update(self, slot: int, sample: Sample, now_s: float) -> None:
         """Take over what was read from the endpoint in `slot`. What the sample does not say stays as it was.
 
-        Cost: about 2 us.
+        Cost: about 3 us.
         """
         store, ledger = self._store, self.ledger
         if sample.waiting is not None:
@@ -167,6 +167,13 @@ class PoolState:
         if self._adapters.update(slot, sample):
             self._snapshot.adapter_room = self._adapters.room
 
+    def lose_sight(self, slot: int) -> None:
+        """The endpoint reports nothing any more: what others send there is not known, and the last guess must not stay for ever.
+
+        The scraped values themselves stay, with the time they were read.
+        """
+        self._store.foreign[slot] = 0.0
+
     def check(self) -> None:
         """Assert what must hold between any two calls; for tests."""
         self.ledger.check()
@@ -178,7 +185,7 @@ class PoolState:
         assert len(snapshot.columns.live) == len(self._endpoints) <= self.slots_max
         empty = np.flatnonzero(~self._store.live)
         for field in fields(Columns):
-            idle = {"rate": RATE_DEFAULT, "scraped_s": -np.inf}.get(field.name, 0)
+            idle = {"rate": RATE_DEFAULT, "speed": RATE_DEFAULT, "scraped_s": -np.inf}.get(field.name, 0)
             assert (getattr(self._store, field.name)[empty] == idle).all(), field.name
 
     def _at(self, slot: int) -> Endpoint:
@@ -203,7 +210,7 @@ class PoolState:
         self.ledger.close(slot, now_s)
         self._adapters.update(slot, Sample())
         for field in fields(Columns):
-            if field.name != "rate":  # the ledger has just reset it
+            if field.name not in {"rate", "speed"}:  # the ledger has just reset them
                 getattr(self._store, field.name)[slot] = 0
         self._store.scraped_s[slot] = -np.inf
         for callback in self._forget:

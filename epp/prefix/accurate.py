@@ -106,8 +106,10 @@ class Accurate:
 
     def record(self, keys: PromptKeys, request: InferenceRequest, snapshot: Snapshot, slot: int, now_s: float) -> None:
         """Note that the prompt is on its way to `slot`."""
-        if self._speculative is not None and keys.by_size and _right_adapter(keys, request, snapshot):
-            self._speculative.record(keys.by_size, slot, now_s)
+        if keys.by_size and _right_adapter(keys, request, snapshot):
+            self.feed.sent(slot, keys)
+            if self._speculative is not None:
+                self._speculative.record(keys.by_size, slot, now_s)
 
     def learn(self, decision: Decision, usage: Usage) -> None:
         """Compare what was predicted with what the engine reports; a lasting difference means that the index is wrong."""

@@ -61,7 +61,7 @@ class Approximate:
         """Return the keys of the prompt."""
         return self._blocks.keys(request)
 
-    def match(self, keys: PromptKeys, request: InferenceRequest, snapshot: Snapshot, slots: IntColumn) -> Match | None:  # noqa: ARG002
+    def match(self, keys: PromptKeys, request: InferenceRequest, snapshot: Snapshot, slots: IntColumn) -> Match | None:
         """Return what every slot was sent of this prompt and should still hold; None when nobody holds any of it.
 
         Cost: some microseconds, the same for ten endpoints and a thousand.
@@ -72,7 +72,7 @@ class Approximate:
         tokens *= keys.scale
         return Match(source=NAME, tokens=tokens, total=keys.total)
 
-    def record(self, keys: PromptKeys, request: InferenceRequest, snapshot: Snapshot, slot: int, now_s: float) -> None:  # noqa: ARG002
+    def record(self, keys: PromptKeys, request: InferenceRequest, snapshot: Snapshot, slot: int, now_s: float) -> None:
         """Note that the whole prompt will be in the cache of `slot`."""
         capacity = int(snapshot.columns.capacity_tokens[slot]) if self._use_reported else 0
         self._index.record(keys.blocks, slot, capacity or self._capacity_tokens)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 
+import numpy as np
+
 from epp.model.decision import Decision, Usage
 from epp.model.match import IntColumn, Match
 from epp.model.request import InferenceRequest
@@ -24,6 +26,8 @@ class Verdict(Enum):
     ANSWERED = "answered"
     UNAVAILABLE = "unavailable"
     NOTHING_KNOWN = "nothing-known"
+
+    __hash__ = object.__hash__  # members are singletons; an Enum's own hash is a Python call, two of them for every request
 
 
 class Chain:
@@ -74,10 +78,10 @@ class Chain:
                 verdict, reason = Verdict.UNAVAILABLE, health.reason
             else:
                 found = strategy.match(own, request, snapshot, slots)
-                if found is not None and found.tokens[slots].any():
+                if found is not None and np.count_nonzero(found.tokens[slots]):  # any() of an array goes through Python
                     self._verdicts[strategy.name, Verdict.ANSWERED] += 1
                     return replace(found, passed_over=passed_over) if passed_over else found
-                verdict, reason = Verdict.NOTHING_KNOWN, NOTHING_KNOWN
+                verdict, reason = Verdict.NOTHING_KNOWN, _why_not(strategy, own)
             self._verdicts[strategy.name, verdict] += 1
             passed_over.append(f"{strategy.name}: {reason}")
         return None
@@ -105,3 +109,9 @@ class Chain:
             bytes=sum(size.bytes for size in sizes),
             tokens=max(size.tokens for size in sizes),
         )
+
+
+def _why_not(strategy: Strategy, keys: Keys) -> str:
+    """Return why a strategy knows nothing of a prompt; most do not say, `accurate` does: `why_not(keys)`."""
+    explain = getattr(strategy, "why_not", None)
+    return NOTHING_KNOWN if explain is None else str(explain(keys))

@@ -5,13 +5,14 @@ fixed depth. The key's permutation of the candidates (`ring`) names its home and
 the requests in flight per candidate, this one counted; only candidates count, since an endpoint that cannot take the request
 must neither loosen nor tighten the bound.
 
-It answers in the same form as the strategies that know: the first of the permutation under the bound is believed to hold
-`certainty` of the prompt, each one after it half of the one before (it was chosen only while all before it were full), those
-over the bound nothing: they may hold it, but must get nothing new. So with a prefix scorer alone this is consistent hashing
-with bounded loads, and load scorers beside it choose between home and overflow by what a miss costs.
+It answers in the same form as the strategies that know: the first of the permutation under the bound is believed to hold the
+largest share of the prompt, each one after it less, those over the bound nothing: they may hold it, but must get nothing new. So
+with a prefix scorer alone this is consistent hashing with bounded loads, and load scorers beside it choose between home and
+overflow by what a miss costs.
 
-`certainty` is what the servers say: the running mean of cached / prompt tokens they reported for requests that went to their
-home.
+How much less, the servers say: for each place in the order, the share is the running mean of cached / prompt tokens reported for
+requests that were sent to that place. Where overflow is rare, the second choice holds next to nothing and the home is worth
+waiting for; where a prefix is hot enough to spill, the second choice holds it too, and is nearly as good.
 
 Every replica of the picker names the same home for the same candidates, as long as they agree on what is hot; with a fixed
 depth they always do. Each bounds by the load it sees: R replicas together exceed the bound by at most R requests per endpoint.
@@ -22,7 +23,7 @@ from bisect import bisect_left
 import numpy as np
 
 from epp.model.decision import Decision, Usage
-from epp.model.match import IntColumn, Match
+from epp.model.match import FloatColumn, IntColumn, Match
 from epp.model.request import InferenceRequest
 from epp.model.snapshot import Snapshot
 from epp.prefix.blocks import Blocks, PromptKeys
@@ -32,17 +33,17 @@ from epp.prefix.strategy import HEALTHY, Health, Size
 
 NAME = "consistent-hash"
 CHOICES_MAX = 8
-"""Of the permutation, so many are believed to hold anything; the last of them a 128th of what the first does."""
-SHARES = 0.5 ** np.arange(CHOICES_MAX)
-CERTAINTY_START = 0.5
-CERTAINTY_MIN = 0.05
-"""Affinity is never given up altogether: a report can only raise the certainty if requests still go home."""
-CERTAINTY_START_TOKENS = 20_000
-"""How many tokens' worth of reports the first guess counts for."""
-CERTAINTY_DECAY = 1 - 1 / 64
+"""Of the permutation, so many are believed to hold anything."""
+FIRST_SHARES = 0.5 * 0.25 ** np.arange(CHOICES_MAX)
+"""What each place in the order is believed to hold before anybody reported."""
+FIRST_SHARES_TOKENS = 20_000
+"""How many tokens' worth of reports that guess counts for."""
+LEAST_SHARES = 0.05 * 0.5 ** np.arange(CHOICES_MAX)
+"""Affinity is never given up altogether: a report can only raise a share if requests still go there."""
+REPORT_DECAY = 1 - 1 / 64
 """What every report leaves of those before it."""
-HOME_RATIO = 0.75
-"""A belief of at least this share of the certainty was that in a home; overflow choices are believed half of it."""
+STEP = 1 - 1e-6 * np.arange(CHOICES_MAX)
+"""Keeps the order strict where shares are equal."""
 BYTES_PER_PREFIX = 130
 """Most bytes a counted prefix costs."""
 
@@ -70,8 +71,9 @@ class ConsistentHash:
         self._floor = floor
         self._key_blocks = None if key_depth_bytes is None else bisect_left(blocks.ends, key_depth_bytes) - 1
         self._hot = HotPrefixes()
-        self._prompt_tokens = float(CERTAINTY_START_TOKENS)
-        self._cached_tokens = CERTAINTY_START * CERTAINTY_START_TOKENS
+        self._prompt_tokens = np.full(CHOICES_MAX, float(FIRST_SHARES_TOKENS))
+        self._cached_tokens = FIRST_SHARES * FIRST_SHARES_TOKENS
+        self._shares = FIRST_SHARES * STEP
 
     @property
     def name(self) -> str:
@@ -79,9 +81,9 @@ class ConsistentHash:
         return NAME
 
     @property
-    def certainty(self) -> float:
-        """Share of a prompt that its home is believed to hold."""
-        return max(CERTAINTY_MIN, self._cached_tokens / self._prompt_tokens)
+    def shares(self) -> FloatColumn:
+        """Share of a prompt that each place in its order is believed to hold, the home's first; falling."""
+        return self._shares
 
     def health(self) -> Health:
         """Always healthy: it needs nothing."""
@@ -98,7 +100,7 @@ class ConsistentHash:
             depth = self._hot.depth(keys.blocks, self._load_factor / endpoints)
         return keys.blocks[depth] if depth < len(keys.blocks) else keys.whole
 
-    def match(self, keys: PromptKeys, request: InferenceRequest, snapshot: Snapshot, slots: IntColumn) -> Match | None:  # noqa: ARG002
+    def match(self, keys: PromptKeys, request: InferenceRequest, snapshot: Snapshot, slots: IntColumn) -> Match | None:
         """Return what the prompt's home and its next choices are believed to hold; None when there is no prompt or candidate.
 
         Cost: O(n) in the candidates; 15 us for 10, 35 us for 1000.
@@ -110,25 +112,26 @@ class ConsistentHash:
         rated = scores(self.key(keys, len(slots)), name_hashes(snapshot)[slots])
         found = choices(rated, loads, cap, CHOICES_MAX)
         tokens = np.zeros(len(snapshot.columns.live))
-        certainty = self.certainty
-        tokens[slots[found]] = certainty * keys.total * SHARES[: len(found)]
+        tokens[slots[found]] = keys.total * self._shares[: len(found)]
         reason = "" if found[0] == rated.argmax() else "home is at its bound"
-        return Match(source=NAME, tokens=tokens, total=keys.total, certainty=certainty, reason=reason)
+        return Match(source=NAME, tokens=tokens, total=keys.total, certainty=float(self._shares[0]), reason=reason)
 
-    def record(self, keys: PromptKeys, request: InferenceRequest, snapshot: Snapshot, slot: int, now_s: float) -> None:  # noqa: ARG002
+    def record(self, keys: PromptKeys, request: InferenceRequest, snapshot: Snapshot, slot: int, now_s: float) -> None:
         """Count the prompt's prefixes; where it went does not matter."""
         if self._key_blocks is None:
             self._hot.count(keys.blocks, len(snapshot.slots))
 
     def learn(self, decision: Decision, usage: Usage) -> None:
-        """Take how much the server had cached of a prompt sent to its home."""
-        if usage.cached_tokens is None or decision.strategy != NAME:
+        """Take how much the server had cached of a prompt, for the place it had in the prompt's order."""
+        match = decision.sheet.match
+        if usage.cached_tokens is None or match is None or match.source != NAME or not decision.matched_tokens:
             return
-        if decision.matched_tokens < HOME_RATIO * self.certainty * decision.prompt_tokens:
-            return
+        place = int((match.tokens > match.tokens[decision.slot]).sum())
         prompt = max(1, usage.prompt_tokens or decision.prompt_tokens)
-        self._prompt_tokens = CERTAINTY_DECAY * self._prompt_tokens + prompt
-        self._cached_tokens = CERTAINTY_DECAY * self._cached_tokens + min(usage.cached_tokens, prompt)
+        self._prompt_tokens[place] = REPORT_DECAY * self._prompt_tokens[place] + prompt
+        self._cached_tokens[place] = REPORT_DECAY * self._cached_tokens[place] + min(usage.cached_tokens, prompt)
+        reported = np.maximum(self._cached_tokens / self._prompt_tokens, LEAST_SHARES)
+        self._shares = np.minimum.accumulate(reported) * STEP
 
     def forget(self, slot: int) -> None:
         """Nothing to forget: nothing is known of any slot."""

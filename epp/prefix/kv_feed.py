@@ -17,6 +17,7 @@ from epp.model.endpoint import Endpoint
 from epp.prefix.kv_stream import KvStream, Replay, Standing
 from epp.prefix.lanes import Lanes
 from epp.prefix.residency import Counts, Residency
+from epp.prefix.token_keys import PromptKeys
 
 SIZES_MAX: Final = 4
 """Block sizes in use at once; each is another chain of keys per prompt. Endpoints of further sizes are never matched."""
@@ -105,6 +106,12 @@ class KvFeed:
         """A replay timed out or broke off."""
         return self._drive(command.slot, lambda stream: stream.replay_failed(command.ticket, now_s))
 
+    def sent(self, slot: int, prompt: PromptKeys) -> None:
+        """Take note that a prompt was sent to an endpoint; it matters only while its history is incomplete."""
+        stream = self._streams.get(slot)
+        if stream is not None and stream.standing is not Standing.EXACT:
+            stream.residency.recent.add(prompt)
+
     def malformed(self, slot: int) -> None:
         """A message came whose frames are not those of an event; what it held shows as a gap."""
         if slot in self._streams:
@@ -155,6 +162,8 @@ class KvFeed:
             self.standings[standing] -= 1
             self.standings[stream.standing] += 1
             self.version += 1
+            if stream.standing is Standing.EXACT:
+                stream.residency.recent.clear()
         if stream.residency.block_tokens != size:
             self._settle_sizes()
         return command

@@ -82,6 +82,8 @@ class KvStream:
         self._last = b""
         """The last applied message, whole: replaying it proves that the engine is still the same."""
         self._last_live = -1
+        self._last_heard = b""
+        """The message of that number, applied or waiting."""
         self._complete = False
         self._unsure = False
         """Reconnected without a replay: the next number decides."""
@@ -117,16 +119,16 @@ class KvStream:
     def receive_live(self, seq: int, payload: bytes, now_s: float) -> Replay | None:
         """Take a message of the live stream. `now_s` is wall time, for the lag."""
         self._linked = True
-        command = None
-        if seq == self._last_live and payload == self._last:
+        if seq == self._last_live and payload == self._last_heard:
             self.counts.duplicates += 1
-        elif seq <= self._last_live:
+            return None
+        before, self._last_live, self._last_heard = self._last_live, seq, payload
+        command = None
+        if seq <= before:
             command = self._went_back(seq, payload, now_s)
         elif self._buffering:
-            self._last_live = seq
             self._keep(seq, payload)
         else:
-            self._last_live = seq
             command = self._advance(seq, payload, now_s)
         self._judge()
         return command
@@ -253,7 +255,6 @@ class KvStream:
     def _went_back(self, seq: int, payload: bytes, now_s: float) -> Replay | None:
         """The sequence went back: a new engine."""
         self._begin_epoch()
-        self._last_live = seq
         if self._replayable:
             self._keep(seq, payload)
             return self._ask(0)

@@ -8,6 +8,7 @@ the partial groups of hybrid models, and from growing without bound.
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
+from epp.prefix.adoption import RecentPrompts
 from epp.prefix.kv_events import Cleared, Event, Removed, Stored, Tier
 from epp.prefix.lanes import Held, Lane, Lanes, Masks, clear
 from epp.prefix.token_keys import chain, namespace
@@ -32,6 +33,8 @@ class Counts:
     cleared: int = 0
     orphans: int = 0
     """Stored events dropped because their parent is unknown: the health signal of the index."""
+    adopted: int = 0
+    """Stored events whose parent was unknown, but clear from a prompt that was sent there."""
     skipped: int = 0
     """Events of unknown types, of sparse groups, or of a second dense group."""
     conflicts: int = 0
@@ -92,6 +95,8 @@ class Residency:
         self.counts = Counts()
         self.parking: Parking | None = None
         """Where events wait for their parent; None: they are dropped as orphans."""
+        self.recent = RecentPrompts()
+        """Prompts sent there, while the history is incomplete."""
         self.overfull = False
         """The engine exceeded BLOCKS_MAX since this was last set to False; everything was forgotten then."""
         self.block_tokens = 0
@@ -99,6 +104,8 @@ class Residency:
         self._lanes = lanes
         self._slot = slot
         self._adapters = adapters
+        self._heads: dict[int, list[int]] = {}
+        """Adopted parent -> the made-up handles of blocks that were adopted with it."""
         self.lane: Lane = lanes.open(slot)
 
     @property
@@ -126,6 +133,7 @@ class Residency:
         """Forget all blocks; constant time."""
         self._lanes.retire(self.lane)
         self.lane = self._lanes.open(self._slot)
+        self._heads.clear()
         if self.parking is not None:
             self.parking = Parking()
 
@@ -147,6 +155,8 @@ class Residency:
         while events:
             event = events.pop()
             keys = self._keys(event)
+            if keys is None and self._adopt(event):
+                keys = self._keys(event)
             if keys is None:
                 self._orphan(event)
                 continue
@@ -184,6 +194,26 @@ class Residency:
             if (key := held.keys.get(handle)) is not None:
                 return key
         return None
+
+    def _adopt(self, event: Stored) -> bool:
+        """Learn from the prompts sent there what an unknown parent is; all before it is there, too.
+
+        Not during a replay: the parent may still come, and would count twice. Engines evict the tail of a prompt before its head,
+        so what was adopted with a parent is given up when that is removed, which is never later than it is gone. Its handles are
+        not known; the complement of the key stands for each, since it is negative and handles are not.
+        """
+        if event.parent is None or not event.tokens or event.tier is not Tier.DEVICE or self.parking is not None:
+            return False
+        head = self.recent.head_of(event)
+        if not head:
+            return False
+        masks, mine = self._lanes.masks[Tier.DEVICE], self.lane.mask
+        new = [key for key in head[:-1] if not masks.get(key, 0) & mine]
+        made_up = [~key for key in new]
+        self._heads[event.parent] = made_up
+        self._hold(Tier.DEVICE, (*made_up, event.parent), [*new, head[-1]])
+        self.counts.adopted += 1
+        return True
 
     def _orphan(self, event: Stored) -> None:
         if self.parking is None or not self.parking.add(event):
@@ -225,14 +255,17 @@ class Residency:
             self.counts.skipped += 1
             return
         held, masks = self.lane.held[event.tier], self._lanes.masks[event.tier]
-        for handle in event.handles:
+        handles = event.handles
+        if self._heads and event.tier is Tier.DEVICE:
+            handles += tuple([one for handle in handles for one in self._heads.pop(handle, ())])
+        for handle in handles:
             if more := held.again.get(handle, 0):
                 _count_down(held.again, handle, more)
             elif (key := held.keys.pop(handle, None)) is not None:
                 self._release(held, masks, key)
             elif self.parking is not None and self.parking.count:
                 self.counts.orphans += self.parking.cancel(handle)
-        self.counts.removed += len(event.handles)
+        self.counts.removed += len(handles)
 
     def _release(self, held: Held, masks: Masks, key: int) -> None:
         """One handle less has the key."""

@@ -7,7 +7,7 @@ block whose key is known. The engine's own hashes are not reproduced: they depen
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from xxhash import xxh3_64_intdigest
@@ -54,6 +54,8 @@ class PromptKeys:
     by_size: Mapping[int, list[int]]
     total: int
     """Tokens of the whole prompt."""
+    tokens: bytes = field(default=b"", repr=False)
+    """All but the last, 4 bytes each in native order."""
     lora: str = ""
     """The adapter whose name went into the keys."""
     reason: str = ""
@@ -72,4 +74,4 @@ def prompt_keys(token_ids: Sequence[int], sizes: Sequence[int], *, lora: str, sa
     seed = namespace(lora, salt)
     tokens = array("I", token_ids[:-1]).tobytes()
     by_size = {size: chain(tokens[: size * TOKEN_BYTES * KEYS_MAX], size, seed) for size in sizes}
-    return PromptKeys(by_size=by_size, total=len(token_ids), lora=lora)
+    return PromptKeys(by_size=by_size, total=len(token_ids), tokens=tokens, lora=lora)

@@ -105,15 +105,21 @@ class View:
         return self.take(columns.backlog - drained + columns.foreign)
 
     @property
-    def decoding(self) -> FloatColumn:
+    def decoding(self) -> IntColumn:
         """Requests we sent there whose first token has come, as far as we see it (in lean mode we do not)."""
         columns = self.snapshot.columns
-        return self.take(np.maximum(columns.requests - columns.backlog_count, 0.0))
+        # The difference, 0 where it is negative, with both operands arrays: a number would cost as much as both steps.
+        return self.take(np.maximum(columns.requests, columns.backlog_count) - columns.backlog_count)
 
     @property
     def rate(self) -> FloatColumn:
         """Learned prefill rate, tokens per second, never 0."""
         return self.take(self.snapshot.columns.rate)
+
+    @property
+    def speed(self) -> FloatColumn:
+        """Learned prefill rate with the fixed cost of a request counted in, to compare endpoints by; never 0."""
+        return self.take(self.snapshot.columns.speed)
 
     @property
     def role(self) -> IntColumn:

@@ -7,9 +7,12 @@ import numpy as np
 
 from epp.errors import Overloaded
 from epp.model.decision import FilterStep, ScoreSheet, ScoreStep
-from epp.model.match import IntColumn
+from epp.model.match import FloatColumn, IntColumn
 from epp.model.request import InferenceRequest
 from epp.scheduling.api import Filter, Picker, Scorer, View
+
+_ZERO, _ONE = np.array(0.0), np.array(1.0)
+"""Arrays, since numpy would make one of a number for every request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +38,15 @@ class Profile:
         """
         left, steps = self._filter(request, view)
         scores: list[ScoreStep] = []
-        totals = np.zeros(len(left))
+        totals: FloatColumn | None = None
         for name, weight, scorer in self.scorers:
             # fmax and fmin take the number where the other is NaN; np.clip would keep the NaN, and costs three times as much.
-            values = np.fmin(np.fmax(scorer.score(request, left), 0.0), 1.0)
-            totals += values if weight == 1.0 else weight * values
+            values = np.fmin(np.fmax(scorer.score(request, left), _ZERO), _ONE)
+            weighted = values if weight == 1.0 else weight * values
+            totals = weighted if totals is None else totals + weighted
             scores.append(ScoreStep(name=name, weight=weight, slots=left.slots, values=values))
+        if totals is None:
+            totals = np.zeros(len(left))
         picked = left.slots[self.picker.pick(totals, random)]
         sheet = ScoreSheet(
             profile=self.name,

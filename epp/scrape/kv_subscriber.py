@@ -138,10 +138,17 @@ class KvSubscriber:
             live = self._socket(zmq.SUB)
             live.setsockopt(zmq.SUBSCRIBE, b"")
             monitor = live.get_monitor_socket(_CONNECTED | _DISCONNECTED)
-            subscription.inlets = [
-                Inlet(self._inlets, monitor, lambda frames: self._watch(slot, frames), lambda error: self._broke(slot, error)),
-                Inlet(self._inlets, live, lambda frames: self._receive(slot, frames), lambda error: self._broke(slot, error)),
-            ]
+            news = Inlet(self._inlets, monitor, lambda frames: self._watch(slot, frames), lambda error: self._broke(slot, error))
+            # An engine that restarted may go on with the very number we expect; only the news that the connection was another one
+            # tells, and libzmq gives it before the first message, since it waits RECONNECT_S in between.
+            events = Inlet(
+                self._inlets,
+                live,
+                lambda frames: self._receive(slot, frames),
+                lambda error: self._broke(slot, error),
+                before=news,
+            )
+            subscription.inlets = [news, events]
             live.connect(subscription.source.live)
         except zmq.ZMQError as error:
             self._broke(slot, error)

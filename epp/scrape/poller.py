@@ -32,6 +32,8 @@ JITTER_RATIO = 0.1
 """Intervals are shortened at random by up to this share."""
 BACKOFF_MAX_S = 10.0
 """Longest interval after failures; each one doubles it."""
+FAILURES_BLIND = 3
+"""Failures in a row after which the last reading says nothing about now."""
 
 _log = logging.getLogger(__name__)
 
@@ -203,6 +205,8 @@ class Poller:
         if not self._failures[slot]:
             _log.warning("metrics cannot be read", extra={**self._fields(slot), "cause": cause.value})
         self._failures[slot] += 1
+        if self._failures[slot] == FAILURES_BLIND:
+            self._pool.lose_sight(slot)
 
     def _fields(self, slot: int) -> dict[str, str]:
         endpoint = self._pool.snapshot().endpoints[slot]

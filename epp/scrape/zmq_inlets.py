@@ -29,9 +29,10 @@ class Inlet:
         socket: closed with the inlet.
         receive: gets the frames of every message.
         fail: told of the error after which the socket is not read any more.
+        before: another socket, of which everything is read before anything of this one.
     """
 
-    __slots__ = ("_fd", "_inlets", "closed", "fail", "queued", "receive", "socket")
+    __slots__ = ("_fd", "_inlets", "before", "closed", "fail", "queued", "receive", "socket")
 
     def __init__(
         self,
@@ -39,8 +40,11 @@ class Inlet:
         socket: zmq.Socket[bytes],
         receive: Callable[[list[bytes]], None],
         fail: Callable[[Exception], None],
+        *,
+        before: "Inlet | None" = None,
     ) -> None:
         self.socket = socket
+        self.before = before
         self.receive = receive
         self.fail = fail
         self.queued = False
@@ -104,6 +108,8 @@ class Inlets:
     def _share(self, inlet: Inlet, until: float) -> bool:
         """Read some messages of one socket; return whether there may be more."""
         try:
+            while inlet.before is not None and not inlet.before.closed and inlet.before.read():
+                pass
             for _ in range(SHARE_MESSAGES):
                 if inlet.closed or not inlet.read():
                     return False

@@ -49,6 +49,7 @@ def build_snapshot(
     values["role"] = np.array([0 if member is None else int(member.role) for member in members], dtype=np.int64)
     values["scraped_s"] = np.full(len(members), NOW_S)
     values["rate"] = np.full(len(members), 8000.0)
+    values["speed"] = np.full(len(members), 8000.0)
     for name, column in columns.items():
         values[name] = np.array(column, dtype=values[name].dtype)
     live = [(slot, member) for slot, member in enumerate(members) if member is not None]

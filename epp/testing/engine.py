@@ -122,7 +122,7 @@ class StepEngine:
         self.root = root if root is not None else os.urandom(32)
         self.counters = Counters()
         self._waiting: deque[Generation] = deque()
-        self._running: list[Generation] = []
+        self._running: dict[Generation, None] = {}
         self._planned: list[tuple[Generation, int]] = []
         self._ends_s: float | None = None
 
@@ -152,7 +152,7 @@ class StepEngine:
         """Drop a request; a step under way still takes its time."""
         generation.done = True
         if generation in self._running:
-            self._running.remove(generation)
+            del self._running[generation]
             generation.release(self.cache)
         elif generation in self._waiting:
             self._waiting.remove(generation)
@@ -175,7 +175,7 @@ class StepEngine:
         generation.add_token()
         self.counters.generated_tokens += 1
         if generation.finished:
-            self._running.remove(generation)
+            del self._running[generation]
             generation.done = True
             generation.release(self.cache)
             self.counters.finished += 1
@@ -206,7 +206,7 @@ class StepEngine:
             return 0
         upto = generation.computed + count
         while generation.missing(self.cache, upto) > self.cache.free_blocks:
-            victim = self._running[-1]
+            victim = next(reversed(self._running))
             self._preempt(victim)
             if victim is generation:
                 return 0
@@ -227,13 +227,13 @@ class StepEngine:
             self.counters.hit_tokens += cached
             self.counters.prompt_tokens += generation.prompt_tokens
         generation.start(self.cache, found)
-        self._running.append(generation)
+        self._running[generation] = None
         generation.grow(self.cache, cached + count)
         self._planned.append((generation, count))
         return count
 
     def _preempt(self, victim: Generation) -> None:
-        self._running.remove(victim)
+        del self._running[victim]
         self._planned = [(generation, count) for generation, count in self._planned if generation is not victim]
         victim.release(self.cache)
         self._waiting.appendleft(victim)

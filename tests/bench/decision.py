@@ -16,7 +16,7 @@ from random import Random
 import msgspec
 import xxhash
 
-from epp.app import build_strategies
+from epp.parts import build_strategies
 from epp.config import load
 from epp.director import Director, Routing
 from epp.extproc.pump import Pump

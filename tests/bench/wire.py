@@ -83,7 +83,7 @@ def measure(*, quick: bool = False) -> list[Row]:
             )
         )
     for name, chunk in (("SSE chunk of 120 B", SSE_CHUNK), ("response chunk of 32 kB", bytes(PIECE_BYTES))):
-        message = pb.ProcessingRequest(response_body=pb.HttpBody(body=chunk)).SerializeToString()
+        message = response_message(chunk)
         rows.append(
             Row(
                 name=f"{name}, echoed",
@@ -96,6 +96,15 @@ def measure(*, quick: bool = False) -> list[Row]:
     return rows
 
 
+def response_message(chunk: bytes) -> bytes:
+    """Return a piece of a response as Envoy sends it: with the metadata that it forwards in every message."""
+    message = pb.ProcessingRequest(response_body=pb.HttpBody(body=chunk))
+    fields = message.metadata_context.filter_metadata["envoy.lb"].fields
+    for key in ("x-gateway-destination-endpoint", "x-gateway-destination-endpoint-served"):
+        fields[key].string_value = "10.0.0.1:8000"
+    return message.SerializeToString()
+
+
 def request_messages(size: int) -> list[bytes]:
     """Return a full-duplex request of `size` body bytes as Envoy sends it: headers, pieces of the body, an empty end."""
     first = pb.ProcessingRequest()
@@ -105,7 +114,10 @@ def request_messages(size: int) -> list[bytes]:
     body = b"x" * size
     pieces = [body[start : start + PIECE_BYTES] for start in range(0, size, PIECE_BYTES)]
     bodies = [pb.HttpBody(body=piece) for piece in pieces] + [pb.HttpBody(end_of_stream=True)]
-    return [message.SerializeToString() for message in (first, *(pb.ProcessingRequest(request_body=one) for one in bodies))]
+    messages = [first, *(pb.ProcessingRequest(request_body=one) for one in bodies)]
+    for message in messages:
+        message.metadata_context.SetInParent()
+    return [message.SerializeToString() for message in messages]
 
 
 def _request_phase(messages: list[bytes]) -> Callable[[], object]:

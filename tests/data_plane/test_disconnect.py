@@ -15,7 +15,7 @@ def test_while_it_uploads(any_gateway, picker, fleet):
         connection.send(BODY)
         reset(connection)
     eventually(lambda: picker.in_flight() == 0, "nothing in flight")
-    assert [one for one in fleet.received(test_id) if one.length == 1000] == []
+    assert fleet.received(test_id) == []
 
 
 def test_before_the_answer(any_gateway, picker, fleet):
@@ -29,6 +29,7 @@ def test_before_the_answer(any_gateway, picker, fleet):
     fleet.scripts["silent"] = wait
     with opened(any_gateway, "POST", "/v1/completions", BODY, [("x-script", "silent"), ("x-test-id", test_id)]) as connection:
         fleet.wait_for(test_id)
+        eventually(lambda: picker.in_flight() == 1, "it is in flight")
         reset(connection)
     assert gone.wait(10), "the model server goes on for a client that has left"
 

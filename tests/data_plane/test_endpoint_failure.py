@@ -10,18 +10,17 @@ from tests.data_plane.clients import opened, request
 from tests.data_plane.rig import RANDOM, free_port
 from tests.data_plane.upstream import DEADLINE_S, Exchange
 
-MODES = (Mode.FULL_DUPLEX, Mode.LEAN, Mode.BUFFERED)
-
 
 def body(number: int) -> bytes:
     return b'{"model": "m", "prompt": "prompt number %d"}' % number
 
 
-@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
-def test_only_a_dead_server_is_503(lab, mode):
-    with lab.picker([free_port()]) as picker, lab.gateway(picker, mode=mode) as gateway:
-        assert [request(gateway, "POST", "/v1/completions", body(number)).status for number in range(3)] == [503] * 3
-        assert request(gateway, "GET", "/v1/models").status == 503
+def test_only_a_dead_server_is_503(lab):
+    with lab.picker([free_port()]) as picker:
+        for mode in (Mode.FULL_DUPLEX, Mode.LEAN, Mode.BUFFERED):
+            with lab.gateway(picker, mode=mode) as gateway:
+                assert [request(gateway, "POST", "/v1/completions", body(number)).status for number in range(3)] == [503] * 3
+                assert request(gateway, "GET", "/v1/models").status == 503
         assert picker.in_flight() == 0
 
 
@@ -31,6 +30,13 @@ def test_a_dead_server_among_others_is_passed_over(lab, fleet):
         answers = [request(gateway, "POST", "/v1/completions", body(number)) for number in range(60)]
         assert {answer.status for answer in answers} <= {200, 503}
         assert [answer.status for answer in answers[-30:]] == [200] * 30, "by then it is known to be dead"
+
+
+def test_a_fallback_is_taken_at_once_where_the_decision_names_some(lab, fleet):
+    config = {"plugins": [{"type": "random-picker", "parameters": {"maxNumOfEndpoints": 3}}]}
+    with lab.picker([free_port(), *fleet.ports], config=config) as picker, lab.gateway(picker) as gateway:
+        answers = [request(gateway, "POST", "/v1/completions", body(number)) for number in range(40)]
+        assert [answer.status for answer in answers] == [200] * 40
 
 
 def test_a_server_that_cuts_the_connection_before_its_answer_is_503(any_gateway, picker, fleet):

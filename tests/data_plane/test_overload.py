@@ -1,16 +1,31 @@
-"""More requests under way than the picker may keep: 429 at once, saying when to come back, and 200 when there is room again."""
+"""What is over a bound is told so: too many requests 429, with when to come back; a body too long 413."""
 
 import threading
+from collections.abc import Iterator
 from contextlib import ExitStack
 
+import pytest
+
+from epp.standalone.options import Mode
 from tests.data_plane.clients import new_id, opened, request
-from tests.data_plane.rig import eventually
+from tests.data_plane.rig import Picker, eventually
 from tests.data_plane.upstream import DEADLINE_S, Exchange
 
 BODY = b'{"model": "m", "prompt": "hello"}'
 
 
-def test_one_too_many_is_429_with_retry_after(lab, fleet):
+BODY_BYTES_MAX = 50_000
+REQUESTS_MAX = 2
+
+
+@pytest.fixture(scope="module")
+def bounded_picker(lab, fleet) -> Iterator[Picker]:
+    limits = {"requestsMax": REQUESTS_MAX, "bodyBytesMax": BODY_BYTES_MAX}
+    with lab.picker(fleet.ports, config={"strategy": {"chain": ["approximate"]}, "limits": limits}) as picker:
+        yield picker
+
+
+def test_one_too_many_is_429_with_retry_after(lab, bounded_picker, fleet):
     go_on = threading.Event()
 
     def wait(exchange: Exchange) -> None:
@@ -18,10 +33,9 @@ def test_one_too_many_is_429_with_retry_after(lab, fleet):
         exchange.respond(200, b"{}")
 
     fleet.scripts["busy"] = wait
-    config = {"strategy": {"chain": ["approximate"]}, "limits": {"requestsMax": 2}}
-    with lab.picker(fleet.ports, config=config) as picker, lab.gateway(picker) as gateway, ExitStack() as stack:
+    with lab.gateway(bounded_picker) as gateway, ExitStack() as stack:
         busy = []
-        for _ in range(2):
+        for _ in range(REQUESTS_MAX):
             test_id = new_id()
             headers = [("x-script", "busy"), ("x-test-id", test_id)]
             busy.append(stack.enter_context(opened(gateway, "POST", "/v1/completions", BODY, headers)))
@@ -34,3 +48,15 @@ def test_one_too_many_is_429_with_retry_after(lab, fleet):
         go_on.set()
         assert [connection.getresponse().status for connection in busy] == [200, 200]
         eventually(lambda: request(gateway, "POST", "/v1/completions", BODY).status == 200, "room again")
+
+
+def test_a_body_too_long_is_413_and_reaches_nobody(lab, bounded_picker, fleet):
+    for mode in (Mode.FULL_DUPLEX, Mode.LEAN, Mode.BUFFERED):
+        with lab.gateway(bounded_picker, mode=mode) as gateway:
+            test_id, fits = new_id(), BODY + b" " * (BODY_BYTES_MAX - len(BODY))
+            assert request(gateway, "POST", "/v1/completions", fits).status == 200
+            answer = request(gateway, "POST", "/v1/completions", fits + b" ", [("x-test-id", test_id)])
+            assert answer.status == 413
+            assert answer.body.startswith(b"inference error: PayloadTooLarge - ")
+            assert fleet.received(test_id) == []
+    assert bounded_picker.in_flight() == 0

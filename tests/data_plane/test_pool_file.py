@@ -34,3 +34,17 @@ def test_servers_come_and_go_under_traffic_without_an_error(lab, fleet):
         picker.set_pool([third])
         clients.seen(200, 20)
         assert set(clients.statuses) == {200}
+
+
+def test_a_broken_file_changes_nothing_and_the_next_good_one_counts(lab, fleet):
+    first, second, _ = fleet.ports
+    quiet = lab.picker([first], config=RANDOM, flags=["-v", "0"])  # else the traffic would push the complaint out of the log kept
+    with quiet as picker, lab.gateway(picker) as gateway, traffic(gateway) as clients:
+        for text in ("", "endpoints: [", "endpoints: [{name: a}]", "something: else"):
+            complaints = picker.child.tail().count("the last good one stays")
+            picker.write_pool(text)
+            eventually(lambda seen=complaints: picker.child.tail().count("the last good one stays") > seen, "it is refused")
+            assert used(gateway, 0) == {first}
+        picker.set_pool([second], known_to_gateway=[first, second])
+        eventually(lambda: used(gateway, 100) == {second}, "the next one is followed")
+        assert set(clients.statuses) == {200}

@@ -204,12 +204,19 @@ def _read_headers(reader) -> list[tuple[str, str]]:
 
 def _body(reader, request: Received) -> Iterable[bytes]:
     if request.header("transfer-encoding") == "chunked":
-        while size := int(reader.readline().split(b";")[0], 16):
-            yield reader.read(size)
+        while size := int(_all(reader.readline()).split(b";")[0], 16):
+            yield _all(reader.read(size), size)
             reader.readline()
         request.trailers = _read_headers(reader)
     elif length := int(request.header("content-length") or 0):
-        yield reader.read(length)
+        yield _all(reader.read(length), length)
+
+
+def _all(data: bytes, size: int = 1) -> bytes:
+    """`data`, unless the gateway has cut the connection before its end."""
+    if len(data) < size:
+        raise ConnectionError("the request was cut")
+    return data
 
 
 def chunks(pieces: Sequence[bytes], go_on: Callable[[int], object]) -> Script:

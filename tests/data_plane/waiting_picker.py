@@ -41,6 +41,9 @@ class Gate:
         (self._directory / "waiting").touch()
         return give_up
 
+    def close(self) -> None:
+        """Nothing to stop."""
+
 
 class WaitingPicker(app.Picker):
     """The picker, with the gate for a tokenizer."""

@@ -61,6 +61,7 @@ class Wire:
         engine = self.engine
         match name:
             case "cache":
+                self.feed.sent(0, prompt_keys([*value, 0], (BLOCK,), lora="", salt=""))
                 self.publish(engine.cache(value))
             case "evict":
                 leaves = [path for path in engine.handles if not any(p[: len(path)] == path != p for p in engine.handles)]

@@ -35,6 +35,12 @@ def test_a_file_that_is_not_there(tmp_path, capsys):
     assert "none.yaml" in capsys.readouterr().err
 
 
+def test_a_file_that_is_no_text(tmp_path, capsys):
+    (tmp_path / "picker.yaml").write_bytes(b"strategy: \xff\xfe")
+    assert main(["config", "check", str(tmp_path / "picker.yaml")]) == 2
+    assert "is not UTF-8" in capsys.readouterr().err
+
+
 def test_a_doubt_is_said_and_does_not_refuse(tmp_path, capsys):
     assert main(["config", "check", write(tmp_path, "strategy: {chain: [accurate, approximate]}\n")]) == 0
     assert "warning: " in capsys.readouterr().out

@@ -8,6 +8,7 @@ from msgspec import Meta
 from epp.model.match import FloatColumn
 from epp.model.request import InferenceRequest, prompt_tokens
 from epp.scheduling.api import Scorer, View
+from epp.scheduling.columns import highest, lowest, mean
 
 
 class MarginalCostScorer(Scorer, frozen=True):
@@ -21,8 +22,9 @@ class MarginalCostScorer(Scorer, frozen=True):
       did not come through this picker show as waiting requests beyond the ledger's, and count as average prompts.
     - `1 / (1 - utilization)`: my prefill priced at what it costs those who come after. Utilization is the share of recent time in
       which the pool's endpoints had backlog, so affinity weighs more the busier the pool is.
-    - `speed`: the endpoint's learned prefill rate relative to the pool's mean, for pools of mixed hardware. Rates that differ by
-      less than `speedTolerance` are one rate: they are estimates, and following their noise costs more than it gains.
+    - `speed`: how fast the endpoint prefills, relative to the pool's mean, for pools of mixed hardware; learned from first tokens.
+      Speeds that differ by less than `speedTolerance` are one speed: they are estimates, and following noise costs more than it
+      gains.
     - the last factor: my prefill delays everybody who is decoding there; what counts is how many they are beside the pool's mean.
 
     Nothing has to be tuned to a model or a GPU: every term is tokens, and the rates are learned from first-token times.
@@ -34,23 +36,22 @@ class MarginalCostScorer(Scorer, frozen=True):
     ] = 0.5
     speed_tolerance: Annotated[
         float, Meta(ge=0, le=10, description="By how much (as a share) the fastest may beat the slowest and count as equally fast.")
-    ] = 0.5
+    ] = 1.0
     prefix_match_info_producer_name: Annotated[str, Meta(description="Which prefix producer to believe; empty: the default.")] = ""
 
     def score(self, request: InferenceRequest, view: View) -> FloatColumn:
         """Return 1 for the cheapest endpoint and `least / cost` for the others."""
         cost = self.cost(request, view)
-        least: float = cost.min()
-        return least / cost
+        return lowest(cost) / cost
 
     def cost(self, request: InferenceRequest, view: View) -> FloatColumn:
         """Return the marginal cost of each candidate, in tokens of prefill (always above 0)."""
         own = np.maximum(prompt_tokens(request) - view.matched_tokens(self.prefix_match_info_producer_name), 1.0)
         cost = view.backlog + own / (1.0 - view.snapshot.utilization_ratio)
-        rate = view.rate
-        if rate.max() > (1.0 + self.speed_tolerance) * rate.min():
-            cost = cost * (rate.sum() / len(rate)) / rate
+        speed = view.speed
+        if highest(speed) > (1.0 + self.speed_tolerance) * lowest(speed):
+            cost *= mean(speed) / speed
         if self.stall:
             running = view.decoding
-            cost = cost * (1.0 + self.stall / (running.sum() / len(running) + 1.0) * running)
+            cost *= 1.0 + self.stall / (mean(running) + 1.0) * running
         return cost

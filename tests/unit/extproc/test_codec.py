@@ -66,13 +66,30 @@ def test_status(text, status):
     assert event.status == status
 
 
-def test_a_piece_with_metadata_behind_it_is_read_by_protobuf():
-    message = pb.ProcessingRequest(response_body=pb.HttpBody(body=b"x", end_of_stream=True))
-    message.metadata_context.filter_metadata["envoy.lb"].fields["a"].string_value = "b"
-    assert split_body(message.SerializeToString()) is None
-    assert decode(message.SerializeToString()) == ResponseBody(b"x", True)
-    message = pb.ProcessingRequest(request_body=pb.HttpBody(body=b"x", grpc_message_compressed=True))
-    assert decode(message.SerializeToString()) == RequestBody(b"x", False)
+def with_metadata(message: pb.ProcessingRequest, *, empty: bool = False) -> bytes:
+    message.metadata_context.SetInParent()
+    if not empty:
+        message.metadata_context.filter_metadata["envoy.lb"].fields["x-gateway-destination-endpoint"].string_value = "1.1.1.1:1"
+    return message.SerializeToString()
+
+
+def test_metadata_behind_a_piece_is_stepped_over_where_nobody_reads_it():
+    response = pb.ProcessingRequest(response_body=pb.HttpBody(body=b"x", end_of_stream=True))
+    assert split_body(with_metadata(response, empty=True)) == (Side.RESPONSE, b"x", True)
+    assert split_body(with_metadata(response)) == (Side.RESPONSE, b"x", True)
+    request = pb.ProcessingRequest(request_body=pb.HttpBody(body=b"x"))
+    assert split_body(with_metadata(request, empty=True)) == (Side.REQUEST, b"x", False)
+    assert split_body(with_metadata(request)) is None
+    assert decode(with_metadata(request)) == RequestBody(b"x", False)
+
+
+def test_what_else_a_piece_may_come_with_is_read_by_protobuf():
+    for message in (
+        pb.ProcessingRequest(response_body=pb.HttpBody(body=b"x", grpc_message_compressed=True)),
+        pb.ProcessingRequest(response_body=pb.HttpBody(body=b"x"), observability_mode=True),
+    ):
+        assert split_body(message.SerializeToString()) is None
+        assert decode(message.SerializeToString()) == ResponseBody(b"x", False)
 
 
 def test_an_explicit_false_or_empty_field_is_read_too():

@@ -19,7 +19,10 @@ def test_the_span_is_replaced_by_a_json_string():
         (b'{"x":"model","model":null,"y":{"response":{"model":"no"}}}', []),
         (b'["model","no",{"model":"no"}]', []),
         (b'{"model":{"model":"no"}}', []),
+        (b'[{"model":"no"},"no"]', []),
+        (b'{"model":1,"x":["no",{"model":"no"},"no"],"model":"yes"}', [b'"yes"']),
         (b'}]{"model"', []),
+        (b'{"model":"cut', [b'"cut']),
     ],
 )
 def test_the_name_is_found_where_an_answer_carries_it(document, values):
@@ -62,3 +65,9 @@ def test_after_a_line_that_is_too_long_the_next_is_read_again():
         b'"x":1}\ndata: {"model":"b"}\n',
         b"",
     ]
+
+
+def test_no_text_takes_more_than_linear_time():
+    unended = b'{"' + b"\\" + b'"\\{' * 200_000
+    assert list(model_spans(unended)) == []
+    assert rename_model(unended, "a", "b") == unended

@@ -53,11 +53,20 @@ def found(text: bytes, *, head: int = 300, tail: int = 4000, step: int = 7) -> U
         (b"", None),
         (b"\xff\xfe", None),
         (b'{"usage":' + b"[" * 3000, None),
+        (b'data: {"x":' + b"[" * 3000 + b',"usage"', None),
+        (b'{"usage":{"prompt_tokens":-1}}', None),
     ],
 )
 def test_usage_of_every_api(text, usage):
     assert found(text) == usage
     assert found(text, step=len(text) or 1) == usage
+
+
+@pytest.mark.parametrize("tail", [100_000, 5000])
+def test_deep_nesting_is_no_usage(tail):
+    assert found(b'{"x":' + b"[" * 16_000 + b'"usage"', tail=tail, step=5000) is None
+    assert found(b'{"x":1,"usage":' + b'{"usage":' * 3_000, tail=tail, step=5000) is None
+    assert found(b'{"x":1,"usage":' + b"[" * 16_000, tail=tail, step=5000) is None
 
 
 def test_a_document_longer_than_the_tail_still_has_its_usage():

@@ -90,6 +90,19 @@ def test_rate_comes_close_to_the_truth_and_stays_below(ledger, columns):
     assert columns.rate[A] == pytest.approx(0.8 * 3000.0, rel=0.02)
 
 
+def test_equal_endpoints_have_equal_speeds_whatever_is_asked_of_them(ledger, columns):
+    """A serves cached prompts, B long ones; both take 10 ms for a request and a millisecond for 25 tokens."""
+    now = 0.0
+    for _ in range(300):
+        for slot, own in ((A, 16.0), (B, 4000.0)):
+            handle = ledger.reserve(slot, own, now)
+            now += 0.010 + own / 25_000
+            ledger.first_token(handle, now)
+            ledger.release(handle, now)
+    assert columns.rate[B] > 10 * columns.rate[A]
+    assert columns.speed[B] == pytest.approx(columns.speed[A], rel=0.05)
+
+
 def test_a_request_that_overtakes_the_head_teaches_nothing(ledger, columns):
     ledger.reserve(A, 800.0, 1.0)
     second = ledger.reserve(A, 500.0, 1.0)
@@ -165,6 +178,14 @@ def test_a_ghost_sent_to_an_idle_endpoint_starts_to_drain_when_it_was_sent(ledge
     ledger.released(ledger.reserve(A, 800.0, 5.0), 5.0)
     assert columns.backlog[A] == 800
     assert ahead(columns, A, 5.05) == pytest.approx(800 - 0.05 * RATE_DEFAULT)
+
+
+def test_a_ghost_does_not_drain_before_it_was_sent_when_the_rate_has_risen_meanwhile(ledger, columns):
+    ledger.released(ledger.reserve(A, 10 * RATE_DEFAULT, 1.0), 1.0)
+    ledger.first_token(ledger.reserve(A, 10_000.0, 1.0), 1.001)
+    assert columns.rate[A] > 5 * RATE_DEFAULT
+    ledger.released(ledger.reserve(A, 1000.0, 8.0), 8.0)
+    assert (columns.backlog[A], columns.head_since_s[A]) == (1000, 8.0)
 
 
 def test_ghosts_are_bounded(ledger, columns):

@@ -12,7 +12,7 @@ from epp.model.match import Match
 from epp.model.request import InferenceRequest
 from epp.model.snapshot import Snapshot
 from epp.prefix.blocks import Blocks
-from epp.prefix.consistent_hash import CERTAINTY_MIN, CERTAINTY_START, CHOICES_MAX, NAME, ConsistentHash
+from epp.prefix.consistent_hash import CHOICES_MAX, FIRST_SHARES, LEAST_SHARES, NAME, ConsistentHash
 from epp.prefix.strategy import HEALTHY
 from epp.testing.builders import build_endpoint, build_request, build_snapshot
 
@@ -47,8 +47,8 @@ def strategy() -> ConsistentHash:
 
 def test_it_names_a_home_and_believes_less_of_each_next_choice(strategy):
     found = ask(strategy, build_request(text(1)))
-    assert (found.source, found.total, found.certainty, found.reason) == (NAME, 1000, CERTAINTY_START, "")
-    assert sorted(found.tokens.tolist(), reverse=True) == [500 / 2**rank for rank in range(CHOICES_MAX)]
+    assert (found.source, found.total, found.certainty, found.reason) == (NAME, 1000, FIRST_SHARES[0], "")
+    assert sorted(found.tokens.tolist(), reverse=True) == pytest.approx(1000 * FIRST_SHARES, rel=1e-4)
 
 
 def test_of_many_endpoints_only_a_few_are_believed_to_hold_anything(strategy):
@@ -207,49 +207,65 @@ def test_a_fixed_depth_looks_at_no_traffic_and_no_further():
     assert len(set(keys)) == 3
 
 
-def report(strategy: ConsistentHash, *, matched: float, usage: Usage, source: str = NAME) -> None:
-    endpoint = POOL.endpoints[0]
+def report(strategy: ConsistentHash, *, place: int, usage: Usage, source: str = NAME) -> None:
+    """Have a server report on a prompt that was sent to the given place of its order."""
+    request = build_request(text(1))
+    found = replace(ask(strategy, request), source=source)
+    slot = int(np.argsort(-found.tokens)[place])
+    endpoint = POOL.endpoints[slot]
     assert endpoint is not None
-    sheet = ScoreSheet(profile="p", slots=POOL.slots, totals=POOL.columns.rate, endpoints=POOL.endpoints, candidates=POOL.slots)
-    strategy.learn(
-        Decision(
-            request=build_request(text(1)),
-            endpoint=endpoint,
-            slot=0,
-            sheet=sheet,
-            strategy=source,
-            matched_tokens=matched,
-            prompt_tokens=1000,
-        ),
-        usage,
+    sheet = ScoreSheet(
+        profile="p", slots=POOL.slots, totals=POOL.columns.rate, endpoints=POOL.endpoints, candidates=POOL.slots, match=found
     )
+    decision = Decision(
+        request=request,
+        endpoint=endpoint,
+        slot=slot,
+        sheet=sheet,
+        strategy=source,
+        matched_tokens=float(found.tokens[slot]),
+        prompt_tokens=1000,
+    )
+    strategy.learn(decision, usage)
 
 
-def test_long_prompts_weigh_more_in_certainty(strategy):
+def test_long_prompts_weigh_more_in_what_is_believed(strategy):
     for turn in range(1000):
         usage = Usage(prompt_tokens=100, cached_tokens=100) if turn % 2 else Usage(prompt_tokens=900, cached_tokens=0)
-        report(strategy, matched=1000 * strategy.certainty, usage=usage)
-    assert strategy.certainty == pytest.approx(0.1, abs=0.01)
+        report(strategy, place=0, usage=usage)
+    assert strategy.shares[0] == pytest.approx(0.1, abs=0.01)
 
 
-def test_certainty_is_what_servers_report_of_prompts_sent_home(strategy):
+def test_what_is_believed_is_what_servers_report(strategy):
     for _ in range(400):
-        report(strategy, matched=1000 * strategy.certainty, usage=Usage(prompt_tokens=2000, cached_tokens=1600))
-    assert strategy.certainty == pytest.approx(0.8, abs=0.01)
+        report(strategy, place=0, usage=Usage(prompt_tokens=2000, cached_tokens=1600))
+    assert strategy.shares[0] == pytest.approx(0.8, abs=0.01)
     assert ask(strategy, build_request(text(1))).tokens.max() == pytest.approx(800, abs=10)
     for _ in range(1000):
-        report(strategy, matched=1000 * strategy.certainty, usage=Usage(cached_tokens=0))
-    assert strategy.certainty == CERTAINTY_MIN
+        report(strategy, place=0, usage=Usage(cached_tokens=0))
+    assert strategy.shares[0] == LEAST_SHARES[0]
 
 
-@pytest.mark.parametrize(
-    ("matched", "source", "cached"),
-    [(500, NAME, None), (250, NAME, 0), (500, "approximate", 0), (0, NAME, 0)],
-    ids=["no report", "an overflow choice", "another's belief", "over its bound"],
-)
-def test_other_reports_do_not_change_certainty(strategy, matched, source, cached):
-    report(strategy, matched=matched, source=source, usage=Usage(prompt_tokens=1000, cached_tokens=cached))
-    assert strategy.certainty == CERTAINTY_START
+def test_each_place_of_the_order_is_believed_what_is_reported_of_it(strategy):
+    for _ in range(400):
+        report(strategy, place=0, usage=Usage(prompt_tokens=1000, cached_tokens=900))
+        report(strategy, place=1, usage=Usage(prompt_tokens=1000, cached_tokens=600))
+    assert strategy.shares[:3] == pytest.approx([0.9, 0.6, FIRST_SHARES[2]], abs=0.02)
+
+
+def test_the_order_stays_strict_whatever_is_reported(strategy):
+    for _ in range(400):
+        report(strategy, place=0, usage=Usage(prompt_tokens=1000, cached_tokens=300))
+        report(strategy, place=1, usage=Usage(prompt_tokens=1000, cached_tokens=900))
+    assert (np.diff(strategy.shares) < 0).all()
+    assert strategy.shares[1] == pytest.approx(strategy.shares[0], rel=1e-4)
+
+
+@pytest.mark.parametrize(("source", "cached"), [(NAME, None), ("approximate", 0)], ids=["no report", "another's belief"])
+def test_other_reports_change_nothing(strategy, source, cached):
+    before = strategy.shares.tolist()
+    report(strategy, place=0, source=source, usage=Usage(prompt_tokens=1000, cached_tokens=cached))
+    assert strategy.shares.tolist() == before
 
 
 def test_it_is_always_healthy_and_says_what_it_keeps(strategy):

@@ -117,8 +117,8 @@ class TestMarginalCost:
         assert self.cost(build_snapshot(2, requests=[0, 0], backlog_count=[1, 0], backlog=[100, 0])) == [1100, 1000]
 
     def test_a_clearly_faster_endpoint_is_cheaper_but_noise_is_not_speed(self):
-        assert self.cost(build_snapshot(2, rate=[10_000, 30_000])) == pytest.approx([2000, 1000 / 1.5])
-        assert self.cost(build_snapshot(2, rate=[9_000, 13_000])) == [1000, 1000]
+        assert self.cost(build_snapshot(2, speed=[10_000, 30_000])) == pytest.approx([2000, 1000 / 1.5])
+        assert self.cost(build_snapshot(2, speed=[9_000, 17_000])) == [1000, 1000]
 
     def test_requests_that_bypass_the_picker_count(self):
         assert self.cost(build_snapshot(2, foreign=[250, 0])) == [1250, 1000]

@@ -272,6 +272,24 @@ def test_restart_that_passes_the_old_number_before_we_are_back(publisher, run):
     run(body())
 
 
+def test_restart_that_goes_on_with_the_number_we_expect(publisher, run):
+    async def body():
+        engine = publisher()
+        async with rig() as made:
+            made.subscriber.sync(Pool(engine.endpoint()))
+            await until(lambda: made.standing() is Standing.EXACT)
+            engine.cache(A, B)
+            await until(lambda: made.held(0, B) == 8)
+            engine.restart([5] * 8, [6] * 8)
+            # Until the subscription stands again nothing arrives; then the first message is the one we have been waiting for.
+            third = engine.engine.cache(C)
+            await until(lambda: made.held(0, C) == 8 or engine.send(third))
+            await until(lambda: made.standing() is Standing.EXACT)
+            assert [made.held(0, prompt) for prompt in (A, B, [6] * 8)] == [0, 0, 8]
+
+    run(body())
+
+
 def test_engine_away_for_a_while(publisher, run):
     async def body():
         engine = publisher()
@@ -389,11 +407,11 @@ def test_a_flood_does_not_hold_the_loop(publisher, run):
             await until(lambda: made.standing() is Standing.EXACT)
             messages = [engine.engine.cache([number, *range(200)]) for number in range(1500)]
             engine.send(*messages)
-            longest, turn = 0.0, time.monotonic()
+            longest, turn = 0.0, time.thread_time()
             while made.report().counts.batches < len(messages):
                 await asyncio.sleep(0)
-                longest, turn = max(longest, time.monotonic() - turn), time.monotonic()
-            assert longest < 0.25, "a turn is about a millisecond; much slack for a busy machine"
+                longest, turn = max(longest, time.thread_time() - turn), time.thread_time()
+            assert longest < 0.05, "seconds of CPU; a turn is about a millisecond"
 
     run(body())
 

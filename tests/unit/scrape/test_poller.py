@@ -151,6 +151,21 @@ def test_failures_back_off_up_to_a_limit_and_recovery_is_seen():
     assert max(gaps(bench.run(10.0))) <= 1.0 + 1e-9
 
 
+def test_what_was_waiting_is_forgotten_when_the_endpoint_stays_silent():
+    bench = Bench(1)
+    bench.pool.ledger.reserve(0, 100.0, bench.now)
+    foreign = bench.pool.snapshot().columns.foreign
+    bench.run(TICK_S, PAGE)
+    assert foreign[0] == 200.0
+    polls = 0
+    while polls < 3:
+        assert foreign[0] == 200.0
+        polls += len(bench.run(TICK_S, Cause.TIMEOUT))
+    assert foreign[0] == 0.0
+    bench.run(BACKOFF_MAX_S, PAGE)
+    assert foreign[0] == 200.0
+
+
 def test_those_that_answer_come_before_those_that_do_not():
     bench = Bench(10, concurrency_max=10)
     bench.run(TICK_S, None)

@@ -85,7 +85,7 @@ def test_an_adapter_has_a_cache_of_its_own():
     run(body, loras=("french",))
 
 
-@pytest.mark.parametrize(("prompt", "tokens"), [("river stone", None), (["river", "stone"], 1), ([5, 6, 7], 3), ([[5, 6], [7]], 2)])
+@pytest.mark.parametrize(("prompt", "tokens"), [("river stone", None), (["tree", "stone"], 1), ([5, 6, 7], 3), ([[5, 6], [7]], 2)])
 def test_completions_take_every_form_of_prompt(prompt, tokens):
     async def body(_, client):
         answer = await ask(client, "/v1/completions", prompt=prompt)

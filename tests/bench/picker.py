@@ -1,0 +1,359 @@
+"""What the whole picker costs: CPU of an `epp serve` process for a request and for a chunk, beside a bare grpc.aio server.
+
+Both are processes of their own, spoken to over a socket by a driver in this one, with the messages that Envoy sends. The floor
+reads the same messages and answers with bytes made beforehand, of the same shape and number; what it spends is grpc's and the
+kernel's. Rounds of all servers alternate and the best of each counts, since noise on a shared machine only ever adds. Scraping is
+out of the picture (its own bench): endpoints are closed ports, read once a minute.
+"""
+
+import asyncio
+import itertools
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from http import HTTPStatus
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import uvloop
+import yaml
+
+from epp.extproc.codec import DESTINATION, encode
+from epp.extproc.events import AnswerHeaders, Route, Side, StreamBody
+from epp.pb import ext_proc_pb2 as pb
+from epp.standalone import launcher
+from epp.standalone.process import Child
+from epp.standalone.run import free_port
+from epp.testing.stack import HOST, READY_TIMEOUT_S, with_pool
+from epp.transport.grpc_aio import PROCESS_METHOD, TransportOptions
+from epp.transport.tls import CERTIFICATE_FILE, KEY_FILE, self_signed
+from tests.bench.decision import bodies, messages_of
+from tests.bench.frame import Row, show
+from tests.bench.wire import SSE_CHUNK, response_message
+
+CLIENTS = 16
+"""Streams under way at once."""
+PACED_CLIENTS = 64
+"""The same where each of them waits most of the time: enough that the server's CPU can be measured."""
+PACE_S = 0.01
+REQUESTS = {2_000: 25, 20_000: 15, 200_000: 4}
+"""Requests of each client in a round, by bytes of the body."""
+CHUNKS = 100
+"""Chunks of each stream in a round."""
+ROUNDS = 7
+REQUEST_RATIO_MAX = 1.25
+CHUNK_RATIO_MAX = 1.1
+
+END = pb.ProcessingRequest(request_body=pb.HttpBody(end_of_stream=True)).SerializeToString()
+REQUEST_BODY, RESPONSE_HEADERS, RESPONSE_BODY = 0x22, 0x1A, 0x2A
+"""First byte of a serialized ProcessingRequest: the tag of the one field that says what it is."""
+FLOOR_NAME = "bare grpc.aio, canned answers"
+
+
+# ---- the floor
+
+
+@lru_cache(maxsize=64)
+def canned(size: int) -> list[bytes]:
+    """Return what a picker answers to a request whose body is `size` bytes, with a body of zeros."""
+    headers = AnswerHeaders(side=Side.REQUEST, route=Route(destination="127.0.0.1:8000"))
+    return [*encode(headers), *encode(StreamBody(side=Side.REQUEST, data=bytes(size), end=True))]
+
+
+class Floor(grpc.GenericRpcHandler):
+    """Answers as a picker does, and does nothing for it."""
+
+    def __init__(self) -> None:
+        self._headers = encode(AnswerHeaders(side=Side.RESPONSE))[0]
+        self._method = grpc.stream_stream_rpc_method_handler(self._process)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        return self._method if handler_call_details.method == PROCESS_METHOD else None
+
+    async def _process(self, _requests: object, context: grpc.aio.ServicerContext) -> None:
+        read, write, size = context.read, context.write, 0
+        while (message := await read()) is not grpc.aio.EOF:
+            kind = message[0]
+            if kind == RESPONSE_BODY:
+                await write(message)
+            elif kind == RESPONSE_HEADERS:
+                await write(self._headers)
+            elif kind == REQUEST_BODY and message != END:
+                size += len(message)
+            elif kind == REQUEST_BODY:
+                for answer in canned(size):
+                    await write(answer)
+
+
+def _serve_floor(pipe: Connection, pair: tuple[bytes, bytes] | None) -> None:
+    """Serve until the pipe closes."""
+
+    async def main() -> None:
+        server = grpc.aio.server(handlers=[Floor()], options=TransportOptions().channel_arguments())
+        if pair is None:
+            port = server.add_insecure_port(f"{HOST}:0")
+        else:
+            port = server.add_secure_port(f"{HOST}:0", grpc.ssl_server_credentials([(pair[1], pair[0])]))
+        await server.start()
+        pipe.send(port)
+        gone = asyncio.Event()
+        asyncio.get_running_loop().add_reader(pipe.fileno(), gone.set)
+        await gone.wait()
+
+    uvloop.run(main())
+
+
+# ---- server processes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A process that answers ext_proc streams."""
+
+    pid: int
+    port: int
+    certificate: bytes | None = None
+
+    def cpu_us(self) -> float:
+        """Return the CPU time of the process so far, all its threads; by its own clock, not in ticks (clock_getcpuclockid(3))."""
+        return time.clock_gettime_ns((~self.pid << 3) | 2) / 1000
+
+    def channel(self) -> grpc.aio.Channel:
+        """Return a channel to it."""
+        target = f"{HOST}:{self.port}"
+        if self.certificate is None:
+            return grpc.aio.insecure_channel(target)
+        credentials = grpc.ssl_channel_credentials(self.certificate)
+        return grpc.aio.secure_channel(target, credentials, options=[("grpc.ssl_target_name_override", "localhost")])
+
+
+def start_floor(stack: ExitStack, pair: tuple[bytes, bytes] | None = None) -> Server:
+    """Start the floor; with TLS where a certificate and key are given."""
+    context = multiprocessing.get_context("spawn")  # never fork where grpc runs
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve_floor, args=(theirs, pair), daemon=True)
+    process.start()
+    theirs.close()
+    stack.callback(process.join, 10)
+    stack.callback(ours.close)
+    port = ours.recv()
+    assert process.pid is not None
+    return Server(pid=process.pid, port=port, certificate=pair[0] if pair else None)
+
+
+def start_picker(stack: ExitStack, endpoints: int, *flags: str, certificate: bytes | None = None) -> Server:
+    """Start `epp serve` with the default strategies over a pool of so many endpoints."""
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    pool = directory / "pool.yaml"
+    members = [{"name": f"e{n}", "address": f"127.1.{n >> 8}.{n & 255}", "port": "9"} for n in range(1, endpoints + 1)]
+    pool.write_text(yaml.safe_dump({"endpoints": members}))
+    file = directory / "picker.yaml"
+    file.write_text(yaml.safe_dump(with_pool({"scrape": {"busyIntervalMs": 60_000, "idleIntervalMs": 60_000}}, pool)))
+    grpc_port, health_port, admin_port = free_port(), free_port(), free_port()
+    ports = [f"--grpc-port={grpc_port}", f"--grpc-health-port={health_port}", f"--metrics-port={admin_port}"]
+    command = [sys.executable, "-m", "epp", "serve", "--config-file", str(file), "--bind", HOST, "--drain-timeout=0s"]
+    picker = Child("picker", [*command, *ports, *(flags or ("--secure-serving=false",))])
+    stack.callback(picker.stop)
+    picker.wait_until(lambda: launcher.fetch(HOST, admin_port, "/readyz")[0] == HTTPStatus.OK, READY_TIMEOUT_S, "it is ready")
+    return Server(pid=picker.pid, port=grpc_port, certificate=certificate)
+
+
+# ---- the driver
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """One request as Envoy carries it, and how many messages must come back before the response goes on."""
+
+    request: Sequence[bytes]
+    answers: int
+    response: Sequence[bytes]
+    """Each is answered by one message."""
+
+
+def _response_headers() -> bytes:
+    message = pb.ProcessingRequest()
+    for key, value in ((":status", "200"), ("content-type", "application/json"), ("server", "uvicorn")):
+        message.response_headers.headers.headers.add(key=key, raw_value=value.encode())
+    return message.SerializeToString()
+
+
+COMPLETION = (
+    b'{"id":"chatcmpl-1","object":"chat.completion","model":"tiny","choices":[{"index":0,"message":{"role":"assistant","content":"'
+    + b"word " * 100
+    + b'"},"finish_reason":"stop"}],"usage":{"prompt_tokens":500,"completion_tokens":100,"total_tokens":600}}'
+)
+
+
+def exchanges(size: int, *, lean: bool) -> list[Exchange]:
+    """Return requests of `size` bytes from a hundred conversations, each with a short answer that is no stream."""
+    response = [_response_headers()]
+    if not lean:
+        end = pb.ProcessingRequest(response_body=pb.HttpBody(end_of_stream=True)).SerializeToString()
+        response += [response_message(COMPLETION), end]
+    return [
+        Exchange(request=messages_of(body, lean=lean), answers=len(canned(len(body))), response=response) for body in bodies(size)
+    ]
+
+
+async def _open(channel: grpc.aio.Channel, exchange: Exchange) -> grpc.aio.StreamStreamCall:
+    """Begin a stream and carry it to where the request has been answered."""
+    call = channel.stream_stream(PROCESS_METHOD)()
+    for message in exchange.request:
+        await call.write(message)
+    first = await call.read()
+    if DESTINATION.encode() not in first:
+        raise RuntimeError(f"no destination in {first!r}")
+    for _ in range(exchange.answers - 1):
+        await call.read()
+    return call
+
+
+async def _close(call: grpc.aio.StreamStreamCall) -> None:
+    await call.done_writing()
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
+async def _serve_requests(channel: grpc.aio.Channel, given: Iterator[Exchange], count: int) -> None:
+    """Send so many requests, one after another."""
+    for exchange in itertools.islice(given, count):
+        call = await _open(channel, exchange)
+        for message in exchange.response:
+            await call.write(message)
+            await call.read()
+        await _close(call)
+
+
+async def request_us(server: Server, all_exchanges: Sequence[Exchange], count: int) -> float:
+    """Return the server's CPU for one request, while `CLIENTS` send `count` each."""
+    given = itertools.cycle(all_exchanges)
+    async with server.channel() as channel:
+        await _serve_requests(channel, given, 2)  # connects
+        before = server.cpu_us()
+        await asyncio.gather(*(_serve_requests(channel, given, count) for _ in range(CLIENTS)))
+        return (server.cpu_us() - before) / (CLIENTS * count)
+
+
+async def chunk_us(server: Server, exchange: Exchange, count: int, pause_s: float) -> float:
+    """Return the server's CPU for one chunk of a response; each stream sends one after the answer to the last, and a pause."""
+    chunk, streams = response_message(SSE_CHUNK), PACED_CLIENTS if pause_s else CLIENTS
+
+    async def send(call: grpc.aio.StreamStreamCall, number: int) -> None:
+        for _ in range(number):
+            if pause_s:
+                await asyncio.sleep(pause_s)
+            await call.write(chunk)
+            await call.read()
+
+    async with server.channel() as channel:
+        calls = [await _open(channel, exchange) for _ in range(streams)]
+        for call in calls:
+            await call.write(exchange.response[0])
+            await call.read()
+            await send(call, 1)  # the first one is the first token
+        before = server.cpu_us()
+        await asyncio.gather(*(send(call, count) for call in calls))
+        spent = server.cpu_us() - before
+        for call in calls:
+            await _close(call)
+    return spent / (streams * count)
+
+
+# ---- the rows
+
+Work = Callable[[Server], Awaitable[float]]
+
+
+def best(servers: Sequence[Server], work: Work, rounds: int) -> list[float]:
+    """Return the best cost of each server, taken in turns."""
+
+    async def once(server: Server) -> float:
+        return await work(server)
+
+    costs = [[uvloop.run(once(server)) for server in servers] for _ in range(rounds)]
+    return [min(column) for column in zip(*costs, strict=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """The servers of a run."""
+
+    floor: Server
+    pickers: dict[int, Server]
+    """By number of endpoints."""
+    quiet: Server | None = None
+    """Without log lines, 10 endpoints."""
+    tls: tuple[Server, Server] | None = None
+    """Floor and picker."""
+
+
+def start(stack: ExitStack, *, quick: bool) -> Field:
+    """Start what is measured; `quick`: only the floor and one picker."""
+    floor = start_floor(stack)
+    if quick:
+        return Field(floor=floor, pickers={10: start_picker(stack, 10)})
+    certificate, key = self_signed()
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    (directory / CERTIFICATE_FILE).write_bytes(certificate)
+    (directory / KEY_FILE).write_bytes(key)
+    return Field(
+        floor=floor,
+        pickers={endpoints: start_picker(stack, endpoints) for endpoints in (10, 100, 1000)},
+        quiet=start_picker(stack, 10, "--secure-serving=false", "-v=0"),
+        tls=(
+            start_floor(stack, (certificate, key)),
+            start_picker(stack, 10, "--cert-path", str(directory), certificate=certificate),
+        ),
+    )
+
+
+def request_rows(field: Field, size: int, *, lean: bool, rounds: int, count: int) -> list[Row]:
+    """Return the rows of requests of one size."""
+    given = exchanges(size, lean=lean)
+    named = {f"{endpoints} endpoints": server for endpoints, server in field.pickers.items()}
+    if size == min(REQUESTS) and field.quiet is not None and field.tls is not None:
+        named |= {"10 endpoints, no log": field.quiet, "10 endpoints, TLS": field.tls[1]}
+    servers = [field.floor, *named.values(), *(field.tls[:1] if field.tls is not None else ())]
+    floor, *costs = best(servers, lambda server: request_us(server, given, count), rounds)
+    rows = []
+    for name, cost in zip(named, costs, strict=False):
+        target = REQUEST_RATIO_MAX if (size, name) == (2_000, "10 endpoints") else None
+        least = costs[-1] if "TLS" in name else floor
+        what = f"request, {size // 1000} kB, {'lean' if lean else 'full duplex'}, {name}"
+        rows.append(Row(name=what, value=cost, floor=least, floor_name=FLOOR_NAME, ratio_target=target))
+    return rows
+
+
+def chunk_rows(field: Field, *, rounds: int, count: int) -> list[Row]:
+    """Return the rows of response chunks."""
+    exchange, servers = exchanges(2_000, lean=False)[0], [field.floor, field.pickers[10]]
+    rows = []
+    for name, pause_s in (("unpaced", 0.0), (f"every {PACE_S * 1000:g} ms", PACE_S)):
+        floor, cost = best(servers, lambda server, pause_s=pause_s: chunk_us(server, exchange, count, pause_s), rounds)  # type: ignore[misc]
+        row = Row(name=f"SSE chunk, {name}", value=cost, floor=floor, floor_name=FLOOR_NAME, ratio_target=CHUNK_RATIO_MAX)
+        rows.append(row)
+    return rows
+
+
+def measure(*, quick: bool = False) -> list[Row]:
+    """Return the rows of this bench; `quick` proves that it runs, its figures mean little."""
+    rounds = 1 if quick else ROUNDS
+    with ExitStack() as stack:
+        field = start(stack, quick=quick)
+        rows = []
+        for size, count in REQUESTS.items():
+            for lean in (False, True):
+                rows += request_rows(field, size, lean=lean, rounds=rounds, count=1 if quick else count)
+        return rows + chunk_rows(field, rounds=rounds, count=4 if quick else CHUNKS)
+
+
+if __name__ == "__main__":
+    print(show("Picker: CPU of the process beside a bare server", measure(quick="--quick" in sys.argv)))
