@@ -55,7 +55,7 @@ class Link(asyncio.Protocol):
         self.inbound = shared.inbound
         self.message_bytes_max = options.message_bytes_max
         self.outlet_bytes_max = options.outlet_bytes_max
-        self.queued_bytes_max = options.http2.queued_bytes_max
+        self.queued_bytes_max = max(options.http2.queued_bytes_max, options.outlet_bytes_max)
         self._calls: dict[int, Call] = {}
         self._refused: set[int] = set()
         """Streams that are not gRPC; answered when their request is complete."""
