@@ -1,8 +1,8 @@
 """What carrying messages costs: CPU of a serving process that echoes, for each transport beside bare floors.
 
 Floors: a bare grpc.aio echo handler, and a plain echo on the `h2` library, the least that it can do for one connection. Server
-processes are started from this module, one for each kind, so that what they spend is what `getrusage` of their own says; the client,
-grpcio's, runs here. Rounds of the kinds alternate, since a shared machine drifts, and the best of each counts.
+processes are started from this module, one for each kind, so that what they spend is what `getrusage` of their own says; the
+client, grpcio's, runs here. Rounds of the kinds alternate, since a shared machine drifts, and the best of each counts.
 """
 
 import asyncio
