@@ -1,6 +1,7 @@
 """HTTP/2 against the `h2` library as client, bytes cut anywhere; and against bytes that are nothing at all."""
 
 import random
+from pathlib import Path
 
 import h2.config
 import h2.connection
@@ -16,6 +17,8 @@ from epp.http2.events import ConnectionClosed, DataReceived, RequestReceived, St
 from epp.http2.limits import Limits
 from tests.unit.http2.peers import OK, REQUEST, TRAILERS, H2Peer, RawPeer
 
+CORPUS = Path(__file__).parents[1] / "data" / "http2"
+"""Inputs of `hack/fuzz_http2.py` that reached code no other input had."""
 SMALL = Limits(stream_window=2_000, connection_window=70_000, unread_bytes_max=3_000, output_bytes_max=3_000)
 
 ACTIONS = st.one_of(
@@ -182,6 +185,19 @@ def feed(data: bytes, rng: random.Random) -> Connection:
         assert len(server._in._rest) <= 16_384 + 9
     server.tick(1_000.0)
     return server
+
+
+def replay(data: bytes) -> None:
+    """One input of the fuzzer: a byte of how to cut, then what a client says after its preface."""
+    if data:
+        feed(frames.PREFACE + frames.settings({}) + data[1:], random.Random(data[0]))
+
+
+def test_what_the_fuzzer_found_is_still_harmless():
+    corpus = sorted(CORPUS.iterdir())
+    assert corpus
+    for file in corpus:
+        replay(file.read_bytes())
 
 
 def test_nothing_that_a_peer_sends_raises_or_piles_up():
