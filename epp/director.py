@@ -19,7 +19,7 @@ from epp.model.request import Api, InferenceRequest, RequestHead, prompt_tokens
 from epp.model.snapshot import Snapshot
 from epp.parsers.model_span import find_model_span
 from epp.parsers.select import Parsers
-from epp.pool.outliers import Outliers
+from epp.pool.outliers import Outliers, is_hung
 from epp.pool.state import PoolState
 from epp.prefix.strategy import Strategy
 from epp.scheduling.api import ProfileHandler, View
@@ -241,7 +241,8 @@ class Director:
         if snapshot.endpoints[decision.slot] is not decision.endpoint:
             return  # it has left the pool; the slot may be another's by now
         slot = self._served_slot(decision, outcome, snapshot)
-        if outcome.end == "local-reply":
+        silent_s = now_s - float(snapshot.columns.scraped_s[decision.slot])
+        if outcome.end == "local-reply" or is_hung(outcome, silent_s):
             self._outliers.failed(decision.slot, now_s)
             return
         if outcome.status:

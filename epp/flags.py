@@ -129,9 +129,13 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
     config.add_argument("--config-text", metavar="YAML", help="the same, inline")
     _boolean(config, "--allow-experimental-plugins", False, "admit plugins marked experimental")
     ports = parser.add_argument_group("ports")
-    ports.add_argument("--grpc-port", type=_port, default=default.grpc_port, help="ext_proc (%(default)s)")
-    ports.add_argument("--grpc-health-port", type=_port, default=default.grpc_health_port, help="gRPC health (%(default)s)")
-    ports.add_argument("--metrics-port", type=_port, default=default.metrics_port, help="metrics and decisions (%(default)s)")
+    ports.add_argument("--grpc-port", type=_port, metavar="PORT", default=default.grpc_port, help="ext_proc (%(default)s)")
+    ports.add_argument(
+        "--grpc-health-port", type=_port, metavar="PORT", default=default.grpc_health_port, help="gRPC health (%(default)s)"
+    )
+    ports.add_argument(
+        "--metrics-port", type=_port, metavar="PORT", default=default.metrics_port, help="metrics and decisions (%(default)s)"
+    )
     ports.add_argument("--bind", default=default.bind, metavar="ADDRESS", help="address of all three (every one)")
     _boolean(ports, "--health-checking", True, "serve gRPC health on the ext_proc port too (true)")
     ports.add_argument(
@@ -151,7 +155,12 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
     _boolean(running, "--emit-endpoint-scores", False, "put every candidate's score in the metadata")
     _boolean(running, "--disable-endpoint-subset-filter", False, "ignore the gateway's subset hint")
     running.add_argument(
-        "-v", "--v", type=_verbosity, default=2, metavar="N", help="0 errors, 1 warnings, 2 info, 4 debug (%(default)s)"
+        "-v",
+        "--v",
+        type=_verbosity,
+        default=2,
+        metavar="N",
+        help="0 warnings, 1 and 2 decisions too, 3 to 5 everything (%(default)s)",
     )
     running.add_argument("--log-format", choices=("json", "text"), default="json", help="(%(default)s)")
     for name in (*KUBERNETES_ONLY, *WITHOUT_EFFECT):

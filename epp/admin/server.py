@@ -17,6 +17,7 @@ from aiohttp import web
 from epp.admin.index import INDEX
 from epp.admin.page import MetricsPage
 from epp.admin.state_json import pool_json, strategies_json
+from epp.config.reading import read_yaml
 from epp.errors import BadRequest
 from epp.telemetry.health import LIVENESS, HealthState, Serving
 from epp.telemetry.metrics import Metrics
@@ -68,7 +69,10 @@ class Admin:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port)
-        await site.start()
+        try:
+            await site.start()
+        except OSError as error:
+            raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error
         bound: int = self._runner.addresses[0][1]
         return bound
 
@@ -114,7 +118,7 @@ class Admin:
 
     async def _config(self, _request: web.Request) -> web.Response:
         config = self._state.config()
-        return _json({"hash": config.hash, "generation": config.generation, "effective": config.effective})
+        return _json({"hash": config.hash, "generation": config.generation, "effective": read_yaml(config.effective)})
 
 
 def _limit(request: web.Request) -> int:
@@ -129,7 +133,8 @@ def _limit(request: web.Request) -> int:
 
 
 def _json(content: Mapping[str, Any], status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(content), status=status, content_type="application/json")
+    text = msgspec.json.format(msgspec.json.encode(content))  # with line breaks: people read these pages in browsers
+    return web.Response(body=text, status=status, content_type="application/json")
 
 
 @web.middleware

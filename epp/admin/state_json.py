@@ -19,6 +19,8 @@ def pool_json(snapshot: Snapshot, now_s: float) -> Json:
     columns = {field.name: getattr(snapshot.columns, field.name)[snapshot.slots].tolist() for field in fields(Columns)}
     for name in ("scraped", "head_since"):
         columns[f"{name}_age_s"] = [now_s - at_s for at_s in columns.pop(f"{name}_s")]
+    heads = zip(columns["head_since_age_s"], columns["head_tokens"], strict=True)
+    columns["head_since_age_s"] = [age if tokens else math.nan for age, tokens in heads]  # of no prefill there is no age
     rows = []
     for place, slot in enumerate(snapshot.slots.tolist()):
         endpoint = snapshot.endpoints[slot]

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from epp.config.hints import field_like, values_at
 from epp.errors import ConfigError
 
 T = TypeVar("T")
@@ -27,15 +28,16 @@ def convert(value: Any, to: type[T], path: str) -> T:  # noqa: ANN401
     try:
         return msgspec.convert(value, to)
     except msgspec.ValidationError as error:
-        raise _located(str(error), path) from None
+        raise _located(str(error), path, to) from None
 
 
-def _located(message: str, path: str) -> ConfigError:
+def _located(message: str, path: str, to: type[Any]) -> ConfigError:
     at = _AT.search(message)
-    if at is not None:
-        message = message[: at.start()]
-        path = f"{path}{at[1]}".lstrip(".")
+    within = at[1] if at is not None else ""
+    message = _AT.sub("", message)
+    place = f"{path}{within}".lstrip(".")
     field = _FIELD.match(message)
     if field is None:
-        return ConfigError(message, path)
-    return ConfigError("unknown field" if "unknown" in field[1] else "missing", f"{path}.{field[2]}".lstrip("."))
+        return ConfigError(message + values_at(to, within), place)
+    problem = "missing" if "missing" in field[1] else "unknown field" + field_like(to, within, field[2])
+    return ConfigError(problem, f"{place}.{field[2]}".lstrip("."))

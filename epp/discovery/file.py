@@ -65,7 +65,10 @@ def read_endpoints(path: Path) -> tuple[Endpoint, ...]:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not text in UTF-8") from None
-    return parse_endpoints(text)
+    try:
+        return parse_endpoints(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
@@ -152,8 +155,7 @@ class FileDiscovery:
         except ConfigError as error:
             if str(error) != self._complaint:
                 self._complaint = str(error)
-                extra = {"file": str(self._path), "error": self._complaint}
-                _log.error("the list of endpoints is bad, the last good one stays", extra=extra)
+                _log.error("the list of endpoints is bad, the last good one stays", extra={"error": self._complaint})
             return
         self._complaint = ""
         self._found(endpoints)

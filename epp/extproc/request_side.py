@@ -96,6 +96,8 @@ CONTROL_HEADERS = frozenset(
         "x-llm-d-request-dropped-reason",
     }
 )
+BODIED_METHODS = frozenset({"POST", "PUT", "PATCH"})
+"""Without a body, these have an empty one (RFC 9110, 8.6)."""
 # Never echoed: ours, and those that describe the body on this hop.
 _NOT_ECHOED = CONTROL_HEADERS | {"x-gateway-destination-endpoint", "content-length"}
 
@@ -147,6 +149,9 @@ class RequestSide:
 
     def _begin(self, event: RequestHeaders) -> list[Action]:
         self._head = event.head
+        if event.end and event.head.method in BODIED_METHODS:
+            self.state = RequestState.DECIDING
+            return [Schedule(self._head, b"")]  # there is no body, and a parser that needs one says so; nor is there one to send
         if event.end or self.mode in {BodyMode.NONE, BodyMode.STREAMED}:
             return self._schedule(None)
         self.state = RequestState.GATHERING

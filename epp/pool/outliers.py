@@ -4,16 +4,34 @@ An engine that died looks idle: nothing in flight, nothing waiting, and the long
 notices, every request with that prefix would be sent to its death. So when the gateway reports no answer, the endpoint is
 passed over for a second, then two, then four, as long as tries keep failing; one answer clears it. When all candidates are
 suspect, all are candidates: a guess is better than a refusal.
+
+One that hangs looks idle, too, and the gateway reports nothing of it: its requests end when their clients have had enough. A client
+that leaves proves nothing, nor does a late metrics page; both at once do (`is_hung`).
 """
+
+import math
 
 import numpy as np
 
+from epp.model.decision import Outcome
 from epp.model.match import IntColumn
 
 FIRST_S = 1.0
 """How long an endpoint is passed over after its first failure in a row."""
 LONGEST_S = 30.0
 """How long at most, however often it failed."""
+SILENT_S = 5.0
+"""Without a metrics page for so long, an endpoint that used to give them is taken for hung when a client gives it up."""
+
+
+def is_hung(outcome: Outcome, silent_s: float) -> bool:
+    """Return whether a request tells that its endpoint hangs.
+
+    Args:
+        outcome: how the request ended.
+        silent_s: seconds since the endpoint's last metrics page; infinite when there never was one, which tells nothing.
+    """
+    return outcome.end == "client-gone" and not outcome.status and SILENT_S < silent_s < math.inf
 
 
 class Outliers:

@@ -44,24 +44,25 @@ class View:
         matches: what each prefix producer found, by plugin name; `""` is the default one.
         now_s: monotonic seconds, for ages.
 
-    Cost: an attribute is a gather of the pool's column (about a microsecond), or the column itself when every slot is a candidate.
+    Cost: an attribute is a part of the pool's column (0.1 us) when the candidates are its first slots, as they are until endpoints
+    leave or filters narrow; else a gather (0.7 us for 1000).
     """
 
-    __slots__ = ("_whole", "matches", "now_s", "slots", "snapshot")
+    __slots__ = ("_leading", "matches", "now_s", "slots", "snapshot")
 
     def __init__(self, snapshot: Snapshot, slots: IntColumn, matches: Mapping[str, Match | None], now_s: float) -> None:
         self.snapshot = snapshot
         self.slots = slots
         self.matches = matches
         self.now_s = now_s
-        self._whole = len(slots) == len(snapshot.columns.live)
+        self._leading = not len(slots) or slots[-1] == len(slots) - 1  # ascending, so these are the first ones
 
     def __len__(self) -> int:
         return len(self.slots)
 
     def take(self, column: NDArray[Any]) -> NDArray[Any]:
         """Return the candidates' elements of a column over slots."""
-        return column if self._whole else column[self.slots]
+        return column[: len(self.slots)] if self._leading else column[self.slots]
 
     def narrow(self, keep: BoolColumn) -> View:
         """Return the view of those candidates for which `keep` is true."""

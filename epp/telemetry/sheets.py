@@ -155,11 +155,11 @@ def runner_up(sheet: ScoreSheet, slot: int) -> tuple[float, int | None]:
     """
     if len(sheet.slots) < 2:
         return 0.0, None
-    own = int(np.searchsorted(sheet.slots, slot))
+    own = int(sheet.slots.searchsorted(slot))
     others = sheet.totals.copy()
     others[own] = -np.inf
     best = int(others.argmax())
-    return float(sheet.totals[own] - others[best]), int(sheet.slots[best])
+    return sheet.totals.item(own) - others.item(best), sheet.slots.item(best)
 
 
 def why(one: Record) -> str:

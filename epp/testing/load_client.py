@@ -34,6 +34,7 @@ class Result:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    answer: str = ""
     served_by: str = ""
     """`host:port` of the stand-in, as it says itself."""
     error: str = ""
@@ -87,14 +88,14 @@ class LoadClient:
             result = Result(kind=conversation.kind, messages=tuple(messages))
             result.sent_s = time.monotonic() - self._started_s
             result.late_s = result.sent_s - turn.at_s
-            answer = await self._send(session, result, turn)
+            await self._send(session, result, turn)
             results.append(result)
             self._told(result)
             if result.error:
                 return
-            messages.append({"role": "assistant", "content": answer})
+            messages.append({"role": "assistant", "content": result.answer})
 
-    async def _send(self, session: aiohttp.ClientSession, result: Result, turn: Turn) -> str:
+    async def _send(self, session: aiohttp.ClientSession, result: Result, turn: Turn) -> None:
         body = msgspec.json.encode(
             {
                 "model": self._model,
@@ -110,14 +111,13 @@ class LoadClient:
             async with session.post(f"{self._base}/v1/chat/completions", data=body, headers=headers) as response:
                 if response.status != 200:
                     result.error = f"status {response.status}"
-                    return ""
+                    return
                 result.served_by = response.headers.get("x-served-by", "")
-                return await self._read(response, result, started_s)
+                await self._read(response, result, started_s)
         except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError) as error:
             result.error = type(error).__name__
-            return ""
 
-    async def _read(self, response: aiohttp.ClientResponse, result: Result, started_s: float) -> str:
+    async def _read(self, response: aiohttp.ClientResponse, result: Result, started_s: float) -> None:
         pieces: list[bytes] = []
         last_s = started_s
         async for piece in response.content.iter_any():
@@ -129,11 +129,11 @@ class LoadClient:
             last_s = now_s
             pieces.append(piece)
         result.e2e_s = last_s - started_s
-        return _finish(result, b"".join(pieces))
+        _finish(result, b"".join(pieces))
 
 
-def _finish(result: Result, stream: bytes) -> str:
-    """Read the usage out of a whole stream; return the text of the answer."""
+def _finish(result: Result, stream: bytes) -> None:
+    """Take the answer and the usage out of a whole stream."""
     text: list[str] = []
     for line in stream.split(b"\n\n"):
         if line.startswith(b"data: {"):
@@ -145,4 +145,4 @@ def _finish(result: Result, stream: bytes) -> str:
                 result.cached_tokens = event.usage["prompt_tokens_details"]["cached_tokens"]
     if not stream.endswith(b"data: [DONE]\n\n"):
         result.error = "the stream was cut"
-    return "".join(text)
+    result.answer = "".join(text)

@@ -61,7 +61,7 @@ def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredent
     try:
         return int(server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials))
     except RuntimeError as error:
-        raise OSError(f"cannot listen on {address}: {error}") from error
+        raise OSError(f"cannot listen on {address}: {str(error).partition(';')[0]}") from error  # the rest is about debugging grpc
 
 
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]

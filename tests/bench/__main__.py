@@ -16,6 +16,7 @@ from tests.bench.frame import Row, show
 TITLES = {
     "picker": "The whole picker: CPU of its process, beside a bare server",
     "decision": "A decision without transport: last message of a request in, answer out",
+    "stages": "Where the microseconds of a decision go",
     "wire": "The wire: messages in, answers out, without a decision",
     "parse": "Parsers: body to request",
     "index": "Prefix index: hash, match and record",

@@ -16,12 +16,12 @@ from random import Random
 import msgspec
 import xxhash
 
-from epp.parts import build_strategies
 from epp.config import load
 from epp.director import Director, Routing
 from epp.extproc.pump import Pump
 from epp.model.endpoint import Endpoint
 from epp.parsers.select import Parsers
+from epp.parts import build_strategies
 from epp.pb import ext_proc_pb2 as pb
 from epp.pool.state import PoolState
 from epp.scheduling.build import build

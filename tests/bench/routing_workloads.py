@@ -146,7 +146,7 @@ class _Walk:
 def ideal_cached(results: Sequence[Result]) -> Iterator[int]:
     """Yield for each request, in order of sending, what one endless cache would have had of it.
 
-    The same rules as the servers': whole blocks only, never the last token.
+    The same rules as the servers': whole blocks only, answers included, never the last token.
     """
     seen: set[bytes] = set()
     for result in results:
@@ -156,4 +156,4 @@ def ideal_cached(results: Sequence[Result]) -> Iterator[int]:
         while known < len(keys) and keys[known] in seen:
             known += 1
         yield min(known, (len(ids) - 1) // BLOCK_TOKENS) * BLOCK_TOKENS
-        seen.update(keys)
+        seen.update(block_keys((ids + encode(result.answer))[:-1], BLOCK_TOKENS, root=b""))

@@ -33,7 +33,7 @@ def test_a_tiny_cell(tmp_path):
 def test_every_workload_can_be_made_and_has_a_capacity(name):
     made = workloads()[name](Random(1), 60)
     assert size(made) == 60
-    hardware = Hardware(servers=4)
+    hardware = Hardware(servers=4, time_scale=2.0)
     capacity = capacity_rps(made, hardware)
     assert capacity > 0
     slower = capacity_rps(made, replace(hardware, time_scale=4.0))
@@ -50,8 +50,8 @@ def test_capacity_is_what_an_engine_can_prefill():
 
 
 def test_the_ideal_is_one_endless_cache():
-    def result(*texts):
-        return Result(kind="x", messages=tuple({"role": "user", "content": text} for text in texts))
+    def result(*texts, answer=""):
+        return Result(kind="x", messages=tuple({"role": "user", "content": text} for text in texts), answer=answer)
 
     first, other = words(Random(1), 100), words(Random(2), 100)
     whole = len(encode(render_chat(result(first).messages)))
@@ -61,6 +61,15 @@ def test_the_ideal_is_one_endless_cache():
         (whole - 1) // 16 * 16,
         (100 + 5) // 16 * 16,
     ]
+
+
+def test_the_ideal_has_the_answers_too():
+    question, answer = words(Random(1), 100), " " + words(Random(2), 60)
+    turns = [("user", question), ("assistant", answer), ("user", "more")]
+    messages = tuple({"role": role, "content": text} for role, text in turns)
+    first = Result(kind="x", messages=messages[:1], answer=answer)
+    computed = len(encode(render_chat(first.messages))) + 60 - 1
+    assert list(ideal_cached([first, Result(kind="x", messages=messages)])) == [0, computed // 16 * 16]
 
 
 def test_verdicts_compare_with_the_reference_and_the_best():

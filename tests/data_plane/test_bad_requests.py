@@ -12,6 +12,7 @@ BAD = {
     "no-model": (b'{"prompt": "x"}', "/v1/completions"),
     "no-prompt": (b'{"model": "m"}', "/v1/completions"),
     "no-messages": (b'{"model": "m"}', "/v1/chat/completions"),
+    "no-body": (b"", "/v1/completions"),
     "wrong-type": (b'{"model": "m", "messages": "hello"}', "/v1/chat/completions"),
 }
 

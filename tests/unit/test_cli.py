@@ -32,7 +32,37 @@ def test_a_wrong_file_is_one_line_with_the_path_of_what_is_wrong(tmp_path, capsy
 
 def test_a_file_that_is_not_there(tmp_path, capsys):
     assert main(["config", "check", str(tmp_path / "none.yaml")]) == 2
-    assert "none.yaml" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"epp: {tmp_path}/none.yaml: No such file or directory\n"
+
+
+WITH_POOL = (
+    "plugins: [{{type: file-discovery, parameters: {{path: {pool}}}}}]\ndataLayer: {{discovery: {{pluginRef: file-discovery}}}}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "flags", "says"),
+    [
+        ("strategy: {{chian: [accurate]}}\n", [], "strategy.chian: unknown field; did you mean 'chain'?"),
+        (WITH_POOL, [], "cannot read {pool}: No such file or directory"),
+        (
+            WITH_POOL + "strategy: {{chain: [accurate], tokenizer: {{tokenizer: {pool}}}}}\n",
+            [],
+            "no tokenizer in {pool}: [Errno 2] No such file or directory: '{pool}'",
+        ),
+        (WITH_POOL, ["--bind", "192.0.2.1"], "cannot listen on 192.0.2.1:0: "),
+        (WITH_POOL, ["--cert-path", "{pool}"], "cert-path: no usable tls.crt and tls.key in {pool}: "),
+        (WITH_POOL, ["--config-text", "a: b"], "--config-file and --config-text exclude each other"),
+    ],
+)
+def test_what_a_user_can_mend_ends_serving_with_one_line(tmp_path, capsys, config, flags, says):
+    pool = str(tmp_path / "none")
+    file = write(tmp_path, config.format(pool=pool))
+    ports = ["--grpc-port=0", "--grpc-health-port=0", "--metrics-port=0", "-v=0"]
+    assert main(["serve", "--config-file", file, *ports, *(flag.format(pool=pool) for flag in flags)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"epp: {says.format(pool=pool)}")
+    assert error.count("\n") == 1
 
 
 def test_a_file_that_is_no_text(tmp_path, capsys):

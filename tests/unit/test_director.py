@@ -12,6 +12,7 @@ from epp.model.decision import Decision, Outcome, Usage
 from epp.model.match import Match
 from epp.model.request import RequestHead
 from epp.parsers.select import Parsers
+from epp.pool.engines import Sample
 from epp.pool.state import PoolState
 from epp.prefix.strategy import HEALTHY, Size
 from epp.scheduling.pickers.max_score import MaxScorePicker
@@ -187,6 +188,17 @@ def test_an_endpoint_that_does_not_answer_is_passed_over_for_a_while():
     assert world.ask(chat()).slot != 1
     world.now_s += 1.5
     assert world.ask(chat()).slot == 1
+
+
+def test_an_endpoint_that_hangs_is_passed_over_when_a_client_gives_it_up():
+    world = World(held={1: 100})
+    world.pool.update(1, Sample(), world.now_s)
+    world.director.finish(world.ask(chat()), Outcome(end="client-gone"))
+    decision = world.ask(chat())
+    assert decision.slot == 1, "its metrics are fresh, so the client had reasons of its own"
+    world.now_s += 6
+    world.director.finish(decision, Outcome(end="client-gone"))
+    assert world.ask(chat()).slot != 1
 
 
 def test_an_endpoint_that_left_is_forgotten_and_its_late_news_is_nobody_elses():

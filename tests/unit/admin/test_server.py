@@ -195,7 +195,7 @@ def test_strategies_and_configuration():
         assert strategy["health"] == {"condition": "healthy", "reason": ""}
         assert set(strategy["size"]) == {"entries", "bytes", "tokens"}
         assert chain["order"] == ["approximate"]
-        assert await client.json("/config") == (200, {"hash": "abc", "generation": 2, "effective": "apiVersion: x\n"})
+        assert await client.json("/config") == (200, {"hash": "abc", "generation": 2, "effective": {"apiVersion": "x"}})
 
     with_client(check)
 

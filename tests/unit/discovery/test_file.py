@@ -96,6 +96,14 @@ def test_a_file_that_is_too_long_missing_or_no_text(tmp_path):
         read_endpoints(path)
 
 
+@pytest.mark.parametrize("bad", ["endpoints: [", "endpoints: [{name: a, address: here, port: 1}]"])
+def test_a_mistake_names_the_file(tmp_path, bad):
+    path = tmp_path / "endpoints.yaml"
+    path.write_text(bad)
+    with pytest.raises(ConfigError, match=f"^{path}: "):
+        read_endpoints(path)
+
+
 class Follower:
     """A discovery whose looks are taken by hand."""
 

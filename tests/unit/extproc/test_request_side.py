@@ -7,12 +7,15 @@ import pytest
 
 from epp.errors import NoEndpoint, ProtocolError
 from epp.extproc.events import (
+    AnswerHeaders,
+    BodyMode,
     Decided,
     Refused,
     RequestBody,
     RequestEvent,
     RequestHeaders,
     RequestTrailers,
+    Schedule,
 )
 from epp.extproc.options import WireOptions
 from epp.extproc.request_side import CONTROL_HEADERS, TRANSITIONS, RequestSide, RequestState
@@ -72,6 +75,16 @@ def test_the_body_is_let_go_of():
     for state in (RequestState.PASSING, RequestState.OVER):
         side = reach(state)
         assert (side._body, side._pieces, side._late) == (None, [], [])
+
+
+@pytest.mark.parametrize("mode", BodyMode)
+@pytest.mark.parametrize(("method", "body"), [("POST", b""), ("PUT", b""), ("GET", None), ("HEAD", None), ("DELETE", None)])
+def test_a_request_that_ends_with_its_headers(mode, method, body):
+    side = RequestSide(WireOptions(mode_default=mode))
+    head = RequestHead(method=method)
+    assert side.receive(RequestHeaders(head, True)) == [Schedule(head, body)]
+    (answer,) = side.receive(EVENTS[Decided])
+    assert isinstance(answer, AnswerHeaders), "no body came, so none is sent"
 
 
 def test_what_the_proxy_needs_is_not_removed():

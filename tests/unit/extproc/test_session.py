@@ -26,7 +26,7 @@ from epp.model.decision import Outcome
 from epp.model.request import RequestHead
 from tests.unit.extproc.stage import FULL, NONE, decision
 
-HEAD = RequestHead(path="/v1/completions")
+HEAD = RequestHead(path="/v1/completions", method="GET")
 BOTH_FULL = Modes(FULL, FULL)
 
 

@@ -1,8 +1,12 @@
 """Endpoints that did not answer are passed over, longer each time, and forgiven at the first answer."""
 
-import numpy as np
+import math
 
-from epp.pool.outliers import LONGEST_S, Outliers
+import numpy as np
+import pytest
+
+from epp.model.decision import Outcome
+from epp.pool.outliers import LONGEST_S, Outliers, is_hung
 
 POOL = np.array([0, 1, 2])
 
@@ -47,3 +51,18 @@ def test_when_all_are_suspect_all_are_candidates():
         outliers.failed(slot, 10.0)
     assert outliers.narrow(POOL, 10.1).tolist() == [0, 1, 2]
     assert outliers.narrow(np.array([2]), 10.1).tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "silent_s", "hung"),
+    [
+        (Outcome(end="client-gone"), 6.0, True),
+        (Outcome(end="client-gone"), 0.1, False),
+        (Outcome(end="client-gone"), math.inf, False),
+        (Outcome(end="client-gone", status=200), 6.0, False),
+        (Outcome(end="released"), 6.0, False),
+        (Outcome(end="complete", status=200), 6.0, False),
+    ],
+)
+def test_a_client_that_leaves_a_silent_endpoint_tells_of_it(outcome, silent_s, hung):
+    assert is_hung(outcome, silent_s) is hung

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from epp.errors import ConfigError
 from epp.transport.routes import PROCESS_METHOD
-from epp.transport.tls import CertificateFiles, TlsOptions, check_min_version, self_signed, server_credentials
+from epp.transport.tls import CertificateFiles, TlsOptions, check_min_version, self_signed, server_context, server_credentials
 from tests.unit.transport.streams import Streams
 
 
@@ -170,3 +170,23 @@ def test_the_minimum_that_holds_is_accepted(name):
 def test_a_minimum_that_would_not_hold_is_refused(name):
     with pytest.raises(ConfigError, match=r"TLS 1\.2 and 1\.3"):
         server_credentials(TlsOptions(min_version=name))
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [("", "TLSv1_2"), ("VersionTLS12", "TLSv1_2"), ("1.3", "TLSv1_3"), ("VersionTLS13", "TLSv1_3")]
+)
+def test_the_native_transport_keeps_either_minimum(name, version):
+    assert server_context(TlsOptions(min_version=name)).minimum_version is ssl.TLSVersion[version]
+
+
+@pytest.mark.parametrize("name", ["VersionTLS10", "VersionTLS11", "nonsense"])
+def test_the_native_transport_refuses_what_http2_may_not_be_spoken_over(name):
+    with pytest.raises(ConfigError, match=r"TLS 1\.2 or 1\.3"):
+        server_context(TlsOptions(min_version=name))
+
+
+def test_the_native_transport_needs_a_usable_directory(tmp_path):
+    assert server_context(TlsOptions(secure=False)) is None
+    with pytest.raises(ConfigError) as caught:
+        server_context(TlsOptions(cert_path=str(tmp_path)))
+    assert caught.value.path == "cert-path"
