@@ -20,8 +20,8 @@ from tests.unit.transport.streams import DEADLINE_S
 
 ATTACK_S = 0.7
 ATTACKERS = 3
-MEMORY_KB_MAX = 40_000
-"""What one attack may make the server grow by; what may be queued for these clients is less than half of that."""
+MEMORY_KB_MAX = 80_000
+"""What one attack may make the server grow by: each attacker's ten thousand open streams of under two kilobytes, and some more."""
 BURST = 200
 
 FIELDS = [
@@ -231,7 +231,7 @@ def test_honest_calls_succeed_during(server, make, reads):
             await asyncio.gather(*attackers, return_exceptions=True)
             assert not done.intersection(attackers)
             calls = await asyncio.gather(*workers)
-        assert sum(calls) >= 10
+        assert all(calls)
         return most
 
     before = server.resident_kb()
