@@ -66,6 +66,7 @@ def wire_options(config: EndpointPickerConfig, options: ServeOptions) -> WireOpt
         skip_response_body=server.skip_response_body,
         emit_endpoint_scores=server.emit_endpoint_scores or options.emit_endpoint_scores,
         echo_headers=server.echo_headers,
+        served_header=server.served_header,
     )
 
 

@@ -70,6 +70,13 @@ class Server(OwnSection, frozen=True):
     emit_endpoint_scores: Annotated[
         bool, Meta(description="Publish the score of every rated endpoint as `x-gateway-destination-endpoint-scores`.")
     ] = False
+    served_header: Annotated[
+        str,
+        Meta(
+            pattern="^[a-z0-9-]*$",
+            description="Response header that tells the client which endpoint answered, where the gateway reports it; empty: none.",
+        ),
+    ] = ""
     body_mode_default: Annotated[BodyMode, Meta(description="How bodies come when the gateway does not say.")] = "full-duplex"
     body_mode_forced: Annotated[BodyMode | None, Meta(description="How bodies come, whatever the gateway says.")] = None
     skip_response_body: Annotated[

@@ -1,6 +1,6 @@
 """Why a request went where it went: the last decisions, kept as references and rendered when somebody asks.
 
-The director tells the ring of every decision and its end; the admin port, `epp explain` and the demo read it. What is kept of a
+The director tells the ring of every decision and its end; the admin port and the demo read it. What is kept of a
 request is its names and numbers and a short hash of the prompt, never the prompt: neither people nor memory should have it.
 """
 

@@ -4,6 +4,7 @@ import pytest
 
 from epp.standalone.options import Mode
 from tests.data_plane.clients import new_id, request
+from tests.data_plane.rig import APPROXIMATE
 
 BODY = b'{"model": "m", "prompt": "hello"}'
 CONTROL = (
@@ -72,3 +73,17 @@ def test_repeated_response_headers_stay_repeated(any_gateway, picker, fleet):
     fleet.scripts["cookies"] = lambda exchange: exchange.respond(200, b"{}", cookies)
     answer = request(any_gateway, "POST", "/v1/completions", BODY, [("x-script", "cookies")])
     assert [value for name, value in answer.headers if name == "set-cookie"] == ["a=1", "b=2"]
+
+
+def test_switches_echo_headers_as_the_reference_does_and_name_who_served(lab, fleet):
+    test_id = new_id()
+    server = {"echoHeaders": True, "servedHeader": "x-served"}
+    headers = [("x-tag", "one"), ("x-slo-tpot-ms", "100"), ("x-test-id", test_id)]
+    with lab.picker(fleet.ports, config={**APPROXIMATE, "server": server}) as picker, lab.gateway(picker) as gateway:
+        answer = request(gateway, "POST", "/v1/completions", BODY, headers)
+    assert answer.status == 200
+    assert answer.header("x-went-into-resp-headers") == "true"
+    assert answer.header("x-served") == f"127.0.0.1:{answer.port}"
+    (received,) = fleet.received(test_id)
+    assert received.all("x-tag") == ["one"]
+    assert received.all("x-slo-tpot-ms") == []
