@@ -42,8 +42,7 @@ from epp.telemetry.observers import Observers
 from epp.telemetry.sheets import DecisionRing
 from epp.telemetry.state_metrics import ConfigState, Sources
 from epp.tokenizer import Tokenizer
-from epp.transport.grpc_aio import GrpcAioTransport
-from epp.transport.health import HealthServer
+from epp.transport.base import Transport
 
 log = logging.getLogger(__name__)
 
@@ -159,16 +158,17 @@ class Picker:
         """Answer one stream."""
         return Pump(outlet, self.director, self._wire)
 
-    async def _listen(self, stack: AsyncExitStack) -> GrpcAioTransport:
+    async def _listen(self, stack: AsyncExitStack) -> Transport:
         """Open the three ports, and say which they are."""
         options = self._options
         admin = Admin(self._sources(), self.metrics, self.ring, self.health)
         metrics_port = await admin.start(options.bind or "0.0.0.0", options.metrics_port)
         stack.push_async_callback(admin.stop)
-        probes = HealthServer(self.health)
-        health_port = await probes.start(options.bind or parts.ANY_ADDRESS, options.grpc_health_port)
-        stack.push_async_callback(probes.stop)
-        transport = GrpcAioTransport(parts.transport_options(options, self._wire))
+        kind = parts.transport_kind(options)
+        probes = kind(parts.probe_options(options))
+        health_port = await probes.start(None, self.health)
+        stack.push_async_callback(probes.stop, 0)
+        transport = kind(parts.transport_options(options, self._wire))
         grpc_port = await transport.start(self.accept, self.health if options.health_checking else None)
         stack.push_async_callback(transport.stop, 0)
         log.info(
@@ -210,7 +210,7 @@ class Picker:
             self._main.cancel()
         self._stop.set()
 
-    async def _drain(self, transport: GrpcAioTransport) -> None:
+    async def _drain(self, transport: Transport) -> None:
         """Be not ready while still serving, so that gateways turn away in time; then let open streams end."""
         log.info("draining", extra={"seconds": self._options.drain_timeout_s, "in_flight": self.director.in_flight})
         self.health.set(Fact.DRAINING, True)

@@ -9,6 +9,8 @@
     ├── ConfigError             a file or flag is wrong; carries the path of the offending field
     ├── ProtocolError           the peer broke the ext_proc contract
     ├── WireError               bytes that are not the message they claim to be
+    ├── Http2Error              the peer broke HTTP/2 or one of our limits; ends a stream or the connection
+    ├── StatusError             a call cannot be carried on; ends with a gRPC status
     ├── LaunchError             a process we start beside ours did not come up, or died
     └── TokenizeError           no tokens for this prompt; the strategy falls through
 
@@ -89,6 +91,36 @@ class ProtocolError(EppError):
 
 class WireError(EppError):
     """Bytes that do not decode to the message they claim to be."""
+
+
+class Http2Error(EppError):
+    """What a peer did that HTTP/2 or one of our limits does not allow.
+
+    Args:
+        message: what, for the log and for GOAWAY; never holds what was sent.
+        code: the error code of RFC 9113 section 7.
+        stream_id: the stream that it costs; 0 when it costs the connection.
+    """
+
+    def __init__(self, message: str, code: int, stream_id: int = 0) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.stream_id = stream_id
+
+
+class StatusError(EppError):
+    """A call that the transport itself ends.
+
+    Args:
+        code: the gRPC status.
+        message: `grpc-message`.
+    """
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
 
 
 class LaunchError(EppError):

@@ -68,6 +68,8 @@ class ServeOptions:
     grpc_max_recv_msg_bytes: int = -1
     verbosity: int = 2
     log_format: str = "json"
+    transport: str = "grpcio"
+    """What carries streams and health: `native` (our own HTTP/2) or `grpcio`."""
     ignored: tuple[str, ...] = ()
     """Flags given that have no effect here."""
 
@@ -136,12 +138,15 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
     )
     ports.add_argument("--bind", default=default.bind, metavar="ADDRESS", help="address of all three (every one)")
     _boolean(ports, "--health-checking", True, "serve gRPC health on the ext_proc port too (true)")
+    ports.add_argument(
+        "--transport", choices=("native", "grpcio"), default=default.transport, help="what carries streams (%(default)s)"
+    )
     ports.add_argument("--grpc-max-recv-msg-size", type=parse_size, default=-1, metavar="SIZE", help="such as 10MiB (no limit)")
     tls = parser.add_argument_group("TLS")
     _boolean(tls, "--secure-serving", True, "TLS on the ext_proc port (true)")
     tls.add_argument("--cert-path", type=Path, metavar="DIR", help="directory of tls.crt and tls.key (self-signed without)")
     _boolean(tls, "--enable-cert-reload", False, "read the certificate again when it changes")
-    tls.add_argument("--tls-min-version", default="", metavar="VERSION", help="VersionTLS12, the one minimum that grpc can promise")
+    tls.add_argument("--tls-min-version", default="", metavar="VERSION", help="VersionTLS12 or, native, VersionTLS13")
     running = parser.add_argument_group("running")
     running.add_argument(
         "--refresh-metrics-interval", type=parse_duration, default=0.05, metavar="TIME", help="of busy endpoints (50ms)"
@@ -193,5 +198,6 @@ def read_serve_flags(arguments: argparse.Namespace) -> ServeOptions:
         grpc_max_recv_msg_bytes=arguments.grpc_max_recv_msg_size,
         verbosity=arguments.v,
         log_format=arguments.log_format,
+        transport=arguments.transport,
         ignored=tuple(given),
     )

@@ -18,11 +18,11 @@ from epp.scheduling.producers.prefix_chain import PrefixChainProducer
 from epp.scheduling.settings import MetricsDataSource
 from epp.scrape.page_client import make_tls
 from epp.scrape.poller import Pace, Target
-from epp.transport.grpc_aio import TransportOptions
+from epp.transport.base import Transport, TransportOptions
 from epp.transport.tls import TlsOptions
 
 ANY_ADDRESS = "[::]"
-"""IPv6 and IPv4; where there is no IPv6, grpc falls back to IPv4."""
+"""IPv6 and IPv4; where there is no IPv6, it falls back to IPv4."""
 
 BODY_MODES = {
     "none": BodyMode.NONE,
@@ -68,6 +68,22 @@ def wire_options(config: EndpointPickerConfig, options: ServeOptions) -> WireOpt
         echo_headers=server.echo_headers,
         served_header=server.served_header,
     )
+
+
+def transport_kind(options: ServeOptions) -> type[Transport]:
+    """Return what carries streams; imported here, so that grpcio is not paid for where it is not used."""
+    if options.transport == "grpcio":
+        from epp.transport.grpc_aio import GrpcAioTransport  # noqa: PLC0415
+
+        return GrpcAioTransport
+    from epp.transport.native import NativeTransport  # noqa: PLC0415
+
+    return NativeTransport
+
+
+def probe_options(options: ServeOptions) -> TransportOptions:
+    """Return where and how to listen for probes."""
+    return TransportOptions(host=options.bind or ANY_ADDRESS, port=options.grpc_health_port, tls=TlsOptions(secure=False))
 
 
 def transport_options(options: ServeOptions, wire: WireOptions) -> TransportOptions:

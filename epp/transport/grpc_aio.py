@@ -1,7 +1,7 @@
 """Carries ext_proc streams as bytes over grpcio's asyncio server.
 
 A generic handler with no (de)serializers: the bytes of a message go to `StreamHandler.receive` as they came, and what the handler
-gives its `Outlet` goes back as it is. The composition root starts and stops it; nothing of grpc leaves this package.
+gives its `Outlet` goes back as it is. Nothing of grpc leaves this package.
 
 Protects from: a peer that never reads (`outlet_bytes_max`), a handler that raises (the stream ends with INTERNAL, the server goes
 on), Envoy's keepalive pings (grpc's default policy tears the connection down in mid-response), and a second process that binds the
@@ -9,102 +9,75 @@ same port unnoticed. There is no limit on concurrent streams: grpc refuses the e
 """
 
 import asyncio
-import logging
-import traceback
 from collections import deque
-from dataclasses import dataclass, field
 
 import grpc
 import grpc.aio
 
-from epp.model.stream import Accept, StreamHandler
-from epp.telemetry.health import HealthState
-from epp.transport.health import HealthService, bind
-from epp.transport.tls import TlsOptions, server_credentials
+from epp.model.stream import StreamHandler
+from epp.transport.base import Transport, TransportOptions
+from epp.transport.routes import Route, Routes, log_failure
+from epp.transport.tls import server_credentials
 
-log = logging.getLogger(__name__)
-
-PROCESS_METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransportOptions:
-    """Where to listen and what to allow."""
-
-    host: str = "[::]"
-    """Address to bind; `[::]` is IPv6 and IPv4."""
-    port: int = 9002
-    """0 means any free one."""
-    tls: TlsOptions = field(default_factory=TlsOptions)
-    message_bytes_max: int = -1
-    """Largest message taken, bytes; -1 means any. A body in BUFFERED mode is one message, so grpc's own 4 MiB would be a 500."""
-    outlet_bytes_max: int = 64 << 20
-    """Most bytes a stream may have queued for its peer. Above the largest body, since a body is queued in one go."""
-    so_reuseport: bool = False
-    """Let several processes share the port; the kernel then spreads connections, not streams."""
-
-    def channel_arguments(self) -> list[tuple[str, int]]:
-        """Return the settings of the grpc server."""
-        return [
-            ("grpc.max_receive_message_length", self.message_bytes_max),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", int(self.so_reuseport)),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
-            ("grpc.http2.max_ping_strikes", 0),
-            ("grpc.keepalive_permit_without_calls", 1),
-        ]
-
-
-class GrpcAioTransport:
-    """A server for the one ext_proc method, with the health service beside it."""
+class GrpcAioTransport(Transport):
+    """A `Transport` over grpcio, the reference that the native one is held against."""
 
     def __init__(self, options: TransportOptions) -> None:
-        self._options = options
+        super().__init__(options)
         self._server: grpc.aio.Server | None = None
-        self._health: HealthService | None = None
 
-    async def start(self, accept: Accept, health: HealthState | None = None) -> int:
-        """Listen, and call `accept` for every stream. Returns the bound port.
-
-        Raises:
-            ConfigError: the certificate or the TLS version cannot be used.
-            OSError: the port cannot be bound.
-        """
-        options = self._options
+    async def _listen(self, routes: Routes) -> int:
+        options = self.options
         credentials = server_credentials(options.tls)
-        server = grpc.aio.server(options=options.channel_arguments())
-        handlers: list[grpc.GenericRpcHandler] = [_ProcessHandler(accept, options.outlet_bytes_max)]
-        if health is not None:
-            self._health = HealthService(health)
-            handlers.append(self._health)
-        server.add_generic_rpc_handlers(handlers)
-        port = bind(server, f"{options.host}:{options.port}", credentials)
+        server = grpc.aio.server(options=channel_arguments(options))
+        server.add_generic_rpc_handlers([_Handlers(routes, options.outlet_bytes_max)])
+        port = _bind(server, f"{options.host}:{options.port}", credentials)
         await server.start()
         self._server = server
         return port
 
-    async def stop(self, grace_s: float) -> None:
-        """Refuse new streams at once, wait up to `grace_s` for the open ones, then cut them. Every handler hears `end`."""
-        if self._health is not None:
-            self._health.close()
+    async def _leave(self, grace_s: float) -> None:
         if self._server is not None:
             await self._server.stop(grace_s)
 
 
-class _ProcessHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Answers the ext_proc method, whose messages stay bytes; every other method is somebody else's or UNIMPLEMENTED."""
+def channel_arguments(options: TransportOptions) -> list[tuple[str, int]]:
+    """Return the settings of the grpc server."""
+    return [
+        ("grpc.max_receive_message_length", options.message_bytes_max),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.so_reuseport", int(options.so_reuseport)),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
 
-    def __init__(self, accept: Accept, outlet_bytes_max: int) -> None:
-        self._accept = accept
-        self._outlet_bytes_max = outlet_bytes_max
-        self._method = grpc.stream_stream_rpc_method_handler(self._process)
+
+def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    """Return the port bound. Raises OSError, where grpc raises a bare RuntimeError."""
+    try:
+        return int(server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials))
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {address}: {str(error).partition(';')[0]}") from error  # the rest is about debugging grpc
+
+
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Finds the handler of a method, whose messages stay bytes; for any other method grpc answers UNIMPLEMENTED."""
+
+    def __init__(self, routes: Routes, outlet_bytes_max: int) -> None:
+        self._methods = {path: self._method(route, outlet_bytes_max) for path, route in routes.items()}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        return self._method if handler_call_details.method == PROCESS_METHOD else None
+        return self._methods.get(handler_call_details.method)
 
-    async def _process(self, _requests: object, context: grpc.aio.ServicerContext) -> None:
-        await _Stream(context, self._outlet_bytes_max).run(self._accept)
+    def _method(self, route: Route, outlet_bytes_max: int) -> grpc.RpcMethodHandler:
+        async def carry(_requests: object, context: grpc.aio.ServicerContext) -> None:
+            await _Stream(context, outlet_bytes_max).run(route)
+
+        return grpc.stream_stream_rpc_method_handler(carry)
 
 
 class _Stream:
@@ -165,12 +138,12 @@ class _Stream:
     def pending_bytes(self) -> int:
         return self._pending
 
-    async def run(self, accept: Accept) -> None:
+    async def run(self, route: Route) -> None:
         """Carry the stream from its first message to its status."""
         try:
-            handler = accept(self)
+            handler = route.accept(self)
             try:
-                await self._carry(handler)
+                await self._carry(handler, lingers=route.lingers)
             finally:
                 self._over = True
                 handler.end()
@@ -183,7 +156,7 @@ class _Stream:
         if self._end is not None and self._end[0] is not grpc.StatusCode.OK:
             await self._context.abort(*self._end)
 
-    async def _carry(self, handler: StreamHandler) -> None:
+    async def _carry(self, handler: StreamHandler, *, lingers: bool) -> None:
         """Read and write until the peer has no more to say, or the stream has been ended and the queue is out.
 
         Raises:
@@ -191,6 +164,8 @@ class _Stream:
         """
         try:
             await self._read(handler)
+            if lingers and self._end is None:
+                await asyncio.get_running_loop().create_future()  # until the peer cancels or the handler ends the stream
             self._over = True
             self._reader = None
             if self._flusher is not None and self._writing:
@@ -273,8 +248,7 @@ class _Stream:
             self._reader.cancel()
 
     def _blame(self, error: Exception) -> None:
-        """End the stream for an exception of the handler. Its message is not logged: it may quote what the client sent."""
+        """End the stream for an exception of the handler."""
         self._over = True
         self._end = (grpc.StatusCode.INTERNAL, "internal error")
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        log.error("handler failed", extra={"exception": type(error).__name__, "frames": frames})
+        log_failure(error)

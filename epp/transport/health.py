@@ -1,116 +1,131 @@
-"""The gRPC health service, over the one `HealthState`: Check, List and Watch.
+"""The gRPC health service, over the one `HealthState`: Check, List and Watch, as handlers for either transport.
 
-Registered beside ext_proc on the main port, where Envoy's `grpc_health_check` asks, and alone on a plaintext port, where the
-kubelet's probe asks (it cannot speak TLS). Source: grpc/health/v1/health.proto and doc/health-checking.md of grpc.
+Source: grpc/health/v1/health.proto and doc/health-checking.md of grpc.
 """
 
-import asyncio
+from collections.abc import Callable
 
-import grpc
-import grpc.aio
+from google.protobuf.message import DecodeError, Message
 
+from epp.model.stream import Outlet, StreamHandler
 from epp.pb import health_pb2 as pb
 from epp.telemetry.health import SERVICES, HealthState, Serving
+from epp.transport.routes import Route
 
 SERVICE = "/grpc.health.v1.Health/"
-WATCHERS_MAX = 256
-"""Open Watch streams for each port; the next is RESOURCE_EXHAUSTED. Check has no such limit."""
+INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED = 3, 5, 8
 
 
-class HealthService(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """The three methods as a generic handler for a grpc.aio server.
+class HealthService:
+    """The three methods.
 
     Args:
         state: what is asked.
         watchers_max: most Watch streams open at once.
     """
 
-    def __init__(self, state: HealthState, *, watchers_max: int = WATCHERS_MAX) -> None:
-        self._state = state
+    def __init__(self, state: HealthState, *, watchers_max: int) -> None:
+        self.state = state
         self._watchers_max = watchers_max
-        self._open: set[asyncio.Event] = set()
-        """One event for each open Watch, set when it has something to look at."""
-        self._closed = False
-        named = pb.HealthCheckRequest.FromString
-        encode = pb.HealthCheckResponse.SerializeToString
-        self._methods = {
-            SERVICE + "Check": grpc.unary_unary_rpc_method_handler(self._check, named, encode),
-            SERVICE + "List": grpc.unary_unary_rpc_method_handler(
-                self._list, pb.HealthListRequest.FromString, pb.HealthListResponse.SerializeToString
-            ),
-            SERVICE + "Watch": grpc.unary_stream_rpc_method_handler(self._watch, named, encode),
-        }
+        self._open: set[_Watch] = set()
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        """Return the handler of a health method, None for any other."""
-        return self._methods.get(handler_call_details.method)
+    def routes(self) -> dict[str, Route]:
+        """Return who answers what."""
+        return {
+            SERVICE + "Check": Route(accept=lambda outlet: _Unary(outlet, self._check)),
+            SERVICE + "List": Route(accept=lambda outlet: _Unary(outlet, self._list)),
+            SERVICE + "Watch": Route(accept=self._watch, lingers=True),
+        }
 
     def close(self) -> None:
         """End the Watch streams, which would otherwise use up the whole grace of a stopping server."""
-        self._closed = True
-        for changed in self._open:
-            changed.set()
+        for watch in tuple(self._open):
+            watch.outlet.close()
 
-    async def _check(self, request: pb.HealthCheckRequest, context: grpc.aio.ServicerContext) -> pb.HealthCheckResponse:
-        answer = self._state.answer(request.service)
+    def _check(self, message: bytes, outlet: Outlet) -> None:
+        answer = self.state.answer(pb.HealthCheckRequest.FromString(message).service)
         if answer is Serving.SERVICE_UNKNOWN:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
-        return pb.HealthCheckResponse(status=answer.name)
+            outlet.fail(NOT_FOUND, "unknown service")
+        else:
+            _reply(outlet, _response(answer))
 
-    async def _list(self, _request: pb.HealthListRequest, _context: grpc.aio.ServicerContext) -> pb.HealthListResponse:
-        statuses = {name: pb.HealthCheckResponse(status=self._state.answer(name).name) for name in SERVICES}
-        return pb.HealthListResponse(statuses=statuses)
+    def _list(self, message: bytes, outlet: Outlet) -> None:
+        pb.HealthListRequest.FromString(message)
+        _reply(outlet, pb.HealthListResponse(statuses={name: _response(self.state.answer(name)) for name in SERVICES}))
 
-    async def _watch(self, request: pb.HealthCheckRequest, context: grpc.aio.ServicerContext) -> None:
-        """Send the status now and after every change, the last one only when the peer is slow, until it leaves."""
+    def _watch(self, outlet: Outlet) -> StreamHandler:
+        return _Watch(outlet, self)
+
+    def join(self, watch: "_Watch") -> bool:
+        """Count a Watch stream; return whether there is room for it."""
         if len(self._open) >= self._watchers_max:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watchers")
-        changed = asyncio.Event()
-        self._open.add(changed)
-        unwatch = self._state.watch(changed.set)
-        sent: Serving | None = None
+            return False
+        self._open.add(watch)
+        return True
+
+    def leave(self, watch: "_Watch") -> None:
+        """Make room."""
+        self._open.discard(watch)
+
+
+class _Unary:
+    """One question, one answer."""
+
+    def __init__(self, outlet: Outlet, answer: Callable[[bytes, Outlet], None]) -> None:
+        self._outlet = outlet
+        self._answer = answer
+
+    def receive(self, message: bytes) -> None:
         try:
-            while not self._closed:
-                changed.clear()
-                answer = self._state.answer(request.service)
-                if answer is not sent:
-                    await context.write(pb.HealthCheckResponse(status=answer.name))
-                    sent = answer
-                await changed.wait()
-        finally:
-            unwatch()
-            self._open.discard(changed)
+            self._answer(message, self._outlet)
+        except DecodeError:
+            self._outlet.fail(INVALID_ARGUMENT, "not a request of the health service")
+        self._outlet.close()
+
+    def end(self) -> None:
+        """Nothing to account for."""
 
 
-class HealthServer:
-    """The health service alone, in plaintext, on a port of its own."""
+class _Watch:
+    """Sends the status of a service at once and after every change, until the peer leaves."""
 
-    def __init__(self, state: HealthState, *, watchers_max: int = WATCHERS_MAX) -> None:
-        self._service = HealthService(state, watchers_max=watchers_max)
-        self._server: grpc.aio.Server | None = None
+    def __init__(self, outlet: Outlet, service: HealthService) -> None:
+        self.outlet = outlet
+        self._service = service
+        self._name: str | None = None
+        self._sent: Serving | None = None
+        self._unwatch: Callable[[], None] = lambda: None
 
-    async def start(self, host: str = "[::]", port: int = 9003) -> int:
-        """Listen and answer. Returns the bound port.
+    def receive(self, message: bytes) -> None:
+        if self._name is not None:
+            self.outlet.fail(INVALID_ARGUMENT, "one request a call")
+            return
+        try:
+            self._name = pb.HealthCheckRequest.FromString(message).service
+        except DecodeError:
+            self.outlet.fail(INVALID_ARGUMENT, "not a request of the health service")
+            return
+        if not self._service.join(self):
+            self.outlet.fail(RESOURCE_EXHAUSTED, "too many watchers")
+            return
+        self._unwatch = self._service.state.watch(self._look)
+        self._look()
 
-        Raises:
-            OSError: the port cannot be bound.
-        """
-        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        server.add_generic_rpc_handlers([self._service])
-        bound = bind(server, f"{host}:{port}", None)
-        await server.start()
-        self._server = server
-        return bound
+    def end(self) -> None:
+        self._unwatch()
+        self._unwatch = lambda: None
+        self._service.leave(self)
 
-    async def stop(self) -> None:
-        """Stop at once; probes need no grace."""
-        if self._server is not None:
-            await self._server.stop(None)
+    def _look(self) -> None:
+        answer = self._service.state.answer(self._name or "")
+        if answer is not self._sent:
+            self._sent = answer
+            self.outlet.send(_response(answer).SerializeToString())
 
 
-def bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
-    """Return the port bound. Raises OSError, where grpc raises a bare RuntimeError."""
-    try:
-        return int(server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials))
-    except RuntimeError as error:
-        raise OSError(f"cannot listen on {address}: {str(error).partition(';')[0]}") from error  # the rest is about debugging grpc
+def _response(answer: Serving) -> pb.HealthCheckResponse:
+    return pb.HealthCheckResponse(status=answer.name)
+
+
+def _reply(outlet: Outlet, message: Message) -> None:
+    outlet.send(message.SerializeToString())

@@ -1,14 +1,18 @@
-"""The certificate a gRPC server shows: made at start, or read from a directory and read again when it changes.
+"""The certificate a server shows: made at start, or read from a directory and read again when it changes.
 
-`grpc_aio` asks for credentials once, at start; with reload, grpc then calls back before every TLS handshake. HTTP/2 by ALPN is
-grpc's own doing. The gateway does not verify a self-signed certificate; it protects from listening in, not from an impostor.
+`grpc_aio` asks for credentials, `native` for a context of the `ssl` module, each once, at start; with reload, grpc or OpenSSL then
+calls back during every TLS handshake. The gateway does not verify a self-signed certificate; it protects from listening in, not
+from an impostor.
 """
 
 import datetime
 import logging
 import os
 import socket
+import ssl
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +31,11 @@ KEY_FILE = "tls.key"
 SELF_SIGNED_DAYS = 3650
 
 TLS12_NAMES = frozenset({"", "1.2", "TLS12", "TLSv1.2", "VersionTLS12"})
-"""Spellings of the one minimum that can be promised; empty means the default, which is the same."""
+"""Spellings of the lowest version that HTTP/2 may be spoken over (RFC 9113 section 9.2); empty means the default, the same."""
+TLS13_NAMES = frozenset({"1.3", "TLS13", "TLSv1.3", "VersionTLS13"})
+
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""For TLS 1.2: ephemeral and authenticated, none of the list in RFC 9113 appendix A."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +87,76 @@ def check_min_version(name: str) -> None:
         )
 
 
+def server_context(options: TlsOptions) -> ssl.SSLContext | None:
+    """Return what the `ssl` module needs to serve HTTP/2, or None for plaintext.
+
+    With reload, the context looks at the files during every handshake and goes on with a new context when they have changed.
+
+    Raises:
+        ConfigError: the directory holds no usable pair, or the minimum version is none.
+    """
+    if not options.secure:
+        return None
+    version = minimum_version(options.min_version)
+    if not options.cert_path:
+        certificate, key = self_signed()
+        return _context((key, certificate), version)
+    files = CertificateFiles(Path(options.cert_path))
+    context = _context(files.pair, version)
+    if options.reload:
+        context.sni_callback = _Reload(files, context, version)
+    return context
+
+
+def minimum_version(name: str) -> ssl.TLSVersion:
+    """Return the version of a name.
+
+    Raises:
+        ConfigError: it names none that HTTP/2 can be spoken over.
+    """
+    if name in TLS12_NAMES:
+        return ssl.TLSVersion.TLSv1_2
+    if name in TLS13_NAMES:
+        return ssl.TLSVersion.TLSv1_3
+    raise ConfigError(f"{name!r} is neither VersionTLS12 nor VersionTLS13; HTTP/2 needs TLS 1.2 or 1.3", "tls-min-version")
+
+
+class _Reload:
+    """Called by OpenSSL with every ClientHello, whether it names a server or not, on the thread of the handshake: the loop's."""
+
+    def __init__(self, files: "CertificateFiles", context: ssl.SSLContext, version: ssl.TLSVersion) -> None:
+        self._files = files
+        self._context = context
+        self._version = version
+
+    def __call__(self, connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _asked: ssl.SSLContext) -> None:
+        if self._files.refresh():
+            self._context = _context(self._files.pair, self._version)
+        connection.context = self._context
+
+
+def _context(pair: tuple[bytes, bytes], version: ssl.TLSVersion) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = version
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION  # RFC 9113 section 9.2.1
+    context.set_ciphers(CIPHERS)
+    context.set_alpn_protocols(["h2"])
+    with _in_memory(b"".join(pair)) as path:
+        context.load_cert_chain(path)
+    return context
+
+
+@contextmanager
+def _in_memory(content: bytes) -> Iterator[str]:
+    """Yield the path of a file that is on no disk: `ssl` takes certificates from files only, and a key should not be copied."""
+    descriptor = os.memfd_create("pair", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, content)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
 def self_signed() -> tuple[bytes, bytes]:
     """Return a new self-signed certificate and its key, both PEM.
 
@@ -125,22 +203,26 @@ class CertificateFiles:
             raise ConfigError(f"no usable {CERTIFICATE_FILE} and {KEY_FILE} in {directory}: {error}", "cert-path") from error
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return the new pair when the files have changed and fit together, else None: go on with the last good one.
+        """Return the new pair for grpc, or None: go on with the last good one.
 
-        Called by grpc before every handshake, on a thread of its own choosing. Cost: two `stat` calls when nothing changed.
+        Called by grpc before every handshake, on a thread of its own choosing.
         """
         with self._lock:
-            try:
-                identity = self._identity()
-                if identity == self._seen:
-                    return None
-                self._seen = identity
-                self.pair = self._read()
-            except (OSError, ValueError) as error:
-                log.warning("certificate not reloaded", extra={"directory": str(self._paths[0].parent), "why": str(error)})
-                return None
+            return grpc.ssl_server_certificate_configuration([self.pair]) if self.refresh() else None
+
+    def refresh(self) -> bool:
+        """Return whether `pair` is another now: the files have changed and fit together. Cost: two `stat` calls when not."""
+        try:
+            identity = self._identity()
+            if identity == self._seen:
+                return False
+            self._seen = identity
+            self.pair = self._read()
+        except (OSError, ValueError) as error:
+            log.warning("certificate not reloaded", extra={"directory": str(self._paths[0].parent), "why": str(error)})
+            return False
         log.info("certificate reloaded", extra={"directory": str(self._paths[0].parent)})
-        return grpc.ssl_server_certificate_configuration([self.pair])
+        return True
 
     def _identity(self) -> tuple[tuple[int, int, int], ...]:
         """Return what changes when a file is rewritten, renamed over, or its symlink is pointed elsewhere."""

@@ -32,7 +32,9 @@ from epp.standalone import launcher
 from epp.standalone.process import Child
 from epp.standalone.run import free_port
 from epp.testing.stack import HOST, READY_TIMEOUT_S, with_pool
-from epp.transport.grpc_aio import PROCESS_METHOD, TransportOptions
+from epp.transport.base import TransportOptions
+from epp.transport.grpc_aio import channel_arguments
+from epp.transport.routes import PROCESS_METHOD
 from epp.transport.tls import CERTIFICATE_FILE, KEY_FILE, self_signed
 from tests.bench.decision import bodies, messages_of
 from tests.bench.frame import Row, show
@@ -97,7 +99,7 @@ def _serve_floor(pipe: Connection, pair: tuple[bytes, bytes] | None) -> None:
     """Serve until the pipe closes."""
 
     async def main() -> None:
-        server = grpc.aio.server(handlers=[Floor()], options=TransportOptions().channel_arguments())
+        server = grpc.aio.server(handlers=[Floor()], options=channel_arguments(TransportOptions()))
         if pair is None:
             port = server.add_insecure_port(f"{HOST}:0")
         else:

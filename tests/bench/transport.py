@@ -1,13 +1,15 @@
-"""What our transport adds to grpc.aio: CPU of the serving process for a message echoed, beside a bare echo handler.
+"""What carrying messages costs: CPU of a serving process that echoes, for each transport beside bare floors.
 
-Server processes are started from this module, one for each kind, so that what they spend is what `getrusage` of their own says; the
-client runs here. Rounds of the two alternate, since a shared machine drifts, and the best of each counts.
+Floors: a bare grpc.aio echo handler, and a plain echo on the `h2` library, the least that it can do for one connection. Server
+processes are started from this module, one for each kind, so that what they spend is what `getrusage` of their own says; the
+client, grpcio's, runs here. Rounds of the kinds alternate, since a shared machine drifts, and the best of each counts.
 """
 
 import asyncio
 import multiprocessing
 import resource
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
+from itertools import repeat
 from multiprocessing.connection import Connection
 
 import grpc
@@ -15,17 +17,31 @@ import grpc.aio
 import uvloop
 
 from epp.model.stream import Outlet
-from epp.transport.grpc_aio import PROCESS_METHOD, GrpcAioTransport, TransportOptions
+from epp.transport.base import TransportOptions
+from epp.transport.grpc_aio import GrpcAioTransport, channel_arguments
+from epp.transport.native import NativeTransport
+from epp.transport.routes import PROCESS_METHOD
 from epp.transport.tls import TlsOptions
 from tests.bench.frame import Row, show
+from tests.bench.h2_floor import H2Echo
 
 CHUNK = bytes(220)
 """About one SSE event of a chat completion in its ext_proc envelope."""
 CLIENTS = 16
 PACE_S = 0.01
-RATIO_MAX = 1.1
-MESSAGES_OF_A_REQUEST = 4
-BARE, OURS, LATE = "bare", "ours", "ours, answered later"
+REQUEST = (bytes(700), bytes(2_000), bytes(20), bytes(300))
+"""Messages of a request with 2 kB of body: headers, body, its end, response headers."""
+LARGE_REQUEST = (bytes(700), *[bytes(32_768)] * 6, bytes(3_400), bytes(20), bytes(300))
+"""The same with 200 kB, in the pieces that Envoy reads from a socket."""
+GRPC_RATIO_MAX = 1.1
+BARE, H2, GRPC, LATE, NATIVE, NATIVE_LATE = (
+    "bare grpc.aio",
+    "bare h2",
+    "grpcio",
+    "grpcio, answered later",
+    "native",
+    "native, answered later",
+)
 
 
 class Echo:
@@ -57,13 +73,25 @@ class BareEcho(grpc.GenericRpcHandler):
             await context.write(message)
 
 
+TRANSPORTS = {
+    GRPC: (GrpcAioTransport, Echo),
+    LATE: (GrpcAioTransport, LateEcho),
+    NATIVE: (NativeTransport, Echo),
+    NATIVE_LATE: (NativeTransport, LateEcho),
+}
+
+
 async def start(kind: str) -> tuple[object, int]:
     """Start a server of `kind` on this loop; returns it and its port."""
     options = TransportOptions(host="127.0.0.1", port=0, tls=TlsOptions(secure=False))
-    if kind != BARE:
-        transport = GrpcAioTransport(options)
-        return transport, await transport.start(LateEcho if kind == LATE else Echo)
-    server = grpc.aio.server(handlers=[BareEcho()], options=options.channel_arguments())
+    if kind in TRANSPORTS:
+        make, handler = TRANSPORTS[kind]
+        transport = make(options)
+        return transport, await transport.start(handler)
+    if kind == H2:
+        listener = await asyncio.get_running_loop().create_server(H2Echo, "127.0.0.1", 0)
+        return listener, listener.sockets[0].getsockname()[1]
+    server = grpc.aio.server(handlers=[BareEcho()], options=channel_arguments(options))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     return server, port
@@ -118,11 +146,11 @@ class Server:
         self._process.join(10)
 
 
-async def talk(channel: grpc.aio.Channel, messages: int, pause_s: float = 0.0) -> None:
+async def talk(channel: grpc.aio.Channel, messages: Iterable[bytes], pause_s: float = 0.0) -> None:
     """Send `messages` on one stream, each after the answer to the last and a pause."""
     call = channel.stream_stream(PROCESS_METHOD)()
-    for _ in range(messages):
-        await call.write(CHUNK)
+    for message in messages:
+        await call.write(message)
         await call.read()
         if pause_s:
             await asyncio.sleep(pause_s)
@@ -132,18 +160,24 @@ async def talk(channel: grpc.aio.Channel, messages: int, pause_s: float = 0.0) -
 
 async def long_streams(channel: grpc.aio.Channel, messages: int) -> None:
     """One stream, as fast as it answers."""
-    await talk(channel, messages)
+    await talk(channel, repeat(CHUNK, messages))
 
 
 async def paced_streams(channel: grpc.aio.Channel, messages: int) -> None:
     """One stream at the pace of a decoding engine: the loop sleeps in between, as it does in life."""
-    await talk(channel, messages, PACE_S)
+    await talk(channel, repeat(CHUNK, messages), PACE_S)
 
 
-async def short_streams(channel: grpc.aio.Channel, streams: int) -> None:
+async def requests(channel: grpc.aio.Channel, streams: int) -> None:
     """Streams one after another, each with the messages of a lean request."""
     for _ in range(streams):
-        await talk(channel, MESSAGES_OF_A_REQUEST)
+        await talk(channel, REQUEST)
+
+
+async def large_requests(channel: grpc.aio.Channel, streams: int) -> None:
+    """The same with a long prompt."""
+    for _ in range(streams):
+        await talk(channel, LARGE_REQUEST)
 
 
 Work = Callable[[grpc.aio.Channel, int], Coroutine[None, None, None]]
@@ -162,22 +196,25 @@ def cost_us(server: Server, work: Work, units: int) -> float:
 
 
 def measure(quick: bool) -> list[Row]:
-    """Return the rows of this bench; the targets are for a message, since a stream's own cost is grpc's."""
-    rounds, scale = (1, 1) if quick else (21, 4)
-    loads: list[tuple[str, Work, int]] = [
-        ("chunk, unpaced", long_streams, 40 * scale),
-        ("chunk, paced", paced_streams, 8 * scale),
-        ("stream of 4 messages", short_streams, 8 * scale),
+    """Return the rows of this bench."""
+    rounds, scale = (1, 1) if quick else (9, 4)
+    loads: list[tuple[str, Work, int, float]] = [
+        ("chunk, unpaced", long_streams, 40 * scale, 0.3),
+        ("chunk, paced", paced_streams, 8 * scale, 0.3),
+        ("request, 2 kB", requests, 8 * scale, 0.25),
+        ("request, 200 kB", large_requests, 2 * scale, 0.35),
     ]
-    servers = {kind: Server(kind) for kind in (BARE, OURS, LATE)}
+    servers = {kind: Server(kind) for kind in (BARE, H2, *TRANSPORTS)}
     rows = []
     try:
-        for name, work, units in loads:
+        for name, work, units, native_ratio_max in loads:
             costs = [{kind: cost_us(server, work, units) for kind, server in servers.items()} for _ in range(rounds)]
             best = {kind: min(cost[kind] for cost in costs) for kind in servers}
-            floor = {"floor": best[BARE], "floor_name": "bare grpc.aio echo"}
-            rows.append(Row(name=name, value=best[OURS], ratio_target=RATIO_MAX, **floor))
-            rows.append(Row(name=f"{name}, answered later", value=best[LATE], **floor))
+            targets = {GRPC: GRPC_RATIO_MAX, NATIVE: native_ratio_max}
+            rows += [
+                Row(name=f"{name}, {kind}", value=best[kind], floor=best[BARE], floor_name=BARE, ratio_target=targets.get(kind))
+                for kind in (GRPC, LATE, H2, NATIVE, NATIVE_LATE)
+            ]
     finally:
         for server in servers.values():
             server.stop()
@@ -185,4 +222,4 @@ def measure(quick: bool) -> list[Row]:
 
 
 if __name__ == "__main__":
-    print(show("Transport: server CPU beside a bare echo", measure(quick=False)))
+    print(show("Transport: server CPU beside bare echoes", measure(quick=False)))

@@ -16,9 +16,10 @@ LAB = pytest.StashKey[Lab]()
 OpenGateway = Callable[..., Envoy]
 
 
-@pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Lab:
-    pytestconfig.stash[LAB] = Lab(tmp_path_factory.mktemp("data-plane"))
+@pytest.fixture(scope="session", params=["native", "grpcio"])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Lab:
+    """Everything here runs twice: with pickers on either transport."""
+    pytestconfig.stash[LAB] = Lab(tmp_path_factory.mktemp("data-plane"), transport=request.param)
     return pytestconfig.stash[LAB]
 
 

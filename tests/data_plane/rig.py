@@ -155,14 +155,16 @@ class Picker:
 class Lab:
     """Starts the processes, keeps them for the log on failure, and ends them."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, transport: str) -> None:
         self._directory = directory
+        self.transport = transport
         self.children: list[Child] = []
 
     @contextmanager
-    def picker(self, ports: Sequence[int], *, host: str = "127.0.0.1", **how) -> Iterator[Picker]:
+    def picker(self, ports: Sequence[int], *, host: str = "127.0.0.1", flags: Sequence[str] = (), **how) -> Iterator[Picker]:
         """A picker of its own, ready; stopped at the end. Takes the fields of `How`."""
-        picker = Picker(self._new_directory(), Endpoints(ports=ports, host=host), how=How(**how))
+        flags = ["--transport", self.transport, *flags]
+        picker = Picker(self._new_directory(), Endpoints(ports=ports, host=host), how=How(flags=flags, **how))
         self.children.append(picker.child)
         try:
             picker.wait_until_ready()

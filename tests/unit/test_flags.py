@@ -83,3 +83,14 @@ def test_a_deployment_of_the_reference_starts_and_is_told_what_has_no_effect():
     assert options.ignored == (
         "pool-name", "pool-namespace", "ha-enable-leader-election", "metrics-endpoint-auth", "tracing", "zap-encoder",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["native", "grpcio"])
+def test_the_transport_is_chosen_by_name(name):
+    assert read("--transport", name).transport == name
+
+
+def test_no_other_transport_is_known(capsys):
+    with pytest.raises(SystemExit):
+        read("--transport", "carrier-pigeon")
+    assert "carrier-pigeon" in capsys.readouterr().err

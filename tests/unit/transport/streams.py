@@ -9,7 +9,8 @@ import grpc.aio
 
 from epp.model.stream import Outlet
 from epp.telemetry.health import HealthState
-from epp.transport.grpc_aio import PROCESS_METHOD, GrpcAioTransport, TransportOptions
+from epp.transport.base import Transport, TransportOptions
+from epp.transport.routes import PROCESS_METHOD
 from epp.transport.tls import TlsOptions
 
 PLAINTEXT = TlsOptions(secure=False)
@@ -47,9 +48,11 @@ class Streams:
 
 
 @asynccontextmanager
-async def serving(accept, health: HealthState | None = None, **options) -> AsyncIterator[tuple[GrpcAioTransport, int]]:
+async def serving_with(
+    kind: type[Transport], accept, health: HealthState | None = None, **options
+) -> AsyncIterator[tuple[Transport, int]]:
     options = {"host": "127.0.0.1", "port": 0, "tls": PLAINTEXT} | options
-    transport = GrpcAioTransport(TransportOptions(**options))
+    transport = kind(TransportOptions(**options))
     port = await transport.start(accept, health)
     try:
         yield transport, port

@@ -8,9 +8,8 @@ import pytest
 
 from epp.pb import health_pb2 as pb
 from epp.telemetry.health import EXT_PROC, INFERENCE_EXTENSION, LIVENESS, READINESS, Fact, HealthState
-from epp.transport.health import HealthServer
 from epp.transport.tls import TlsOptions
-from tests.unit.transport.streams import PLAINTEXT, Streams, serving, until
+from tests.unit.transport.streams import PLAINTEXT, Streams, until
 
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
 
@@ -35,22 +34,21 @@ class Stub:
         return self._watch(pb.HealthCheckRequest(service=service))
 
 
-@asynccontextmanager
-async def asking(state: HealthState, port: str = "own", **options) -> AsyncIterator[Stub]:
-    """Yield a client of the health service on its own port or on the main one."""
-    if port == "own":
-        server = HealthServer(state, **options)
-        bound = await server.start("127.0.0.1", 0)
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{bound}") as channel:
+@pytest.fixture
+def asking(serving):
+    """A client of the health service on its own port or on the main one: `asking(state, port, **options)`."""
+
+    @asynccontextmanager
+    async def ask(state: HealthState, port: str = "own", **options) -> AsyncIterator[Stub]:
+        accept = Streams() if port == "main" else None
+        async with serving(accept, state, **options) as (_, bound), grpc.aio.insecure_channel(f"127.0.0.1:{bound}") as channel:
             yield Stub(channel)
-        await server.stop()
-    else:
-        async with serving(Streams(), state) as (_, bound), grpc.aio.insecure_channel(f"127.0.0.1:{bound}") as channel:
-            yield Stub(channel)
+
+    return ask
 
 
 @pytest.mark.parametrize("port", ["own", "main"])
-def test_check_and_list_follow_the_state(port):
+def test_check_and_list_follow_the_state(asking, run, port):
     async def main():
         state = HealthState()
         async with asking(state, port) as stub:
@@ -63,21 +61,21 @@ def test_check_and_list_follow_the_state(port):
                 named = dict.fromkeys(["", READINESS, EXT_PROC, INFERENCE_EXTENSION], expected)
                 assert await stub.list() == named | {LIVENESS: SERVING}
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_check_of_an_unknown_service_is_not_found():
+def test_check_of_an_unknown_service_is_not_found(asking, run):
     async def main():
         async with asking(HealthState()) as stub:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.check("nobody")
             assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
-    asyncio.run(main())
+    run(main())
 
 
 @pytest.mark.parametrize("port", ["own", "main"])
-def test_watch_sends_the_status_now_and_on_every_change(port):
+def test_watch_sends_the_status_now_and_on_every_change(asking, run, port):
     async def main():
         state = HealthState()
         async with asking(state, port) as stub:
@@ -89,10 +87,10 @@ def test_watch_sends_the_status_now_and_on_every_change(port):
             assert (await watch.read()).status == NOT_SERVING
             watch.cancel()
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_watch_of_an_unknown_service_stays_open():
+def test_watch_of_an_unknown_service_stays_open(asking, run):
     async def main():
         async with asking(HealthState()) as stub:
             watch = stub.watch("nobody")
@@ -100,10 +98,10 @@ def test_watch_of_an_unknown_service_stays_open():
             assert not watch.done()
             watch.cancel()
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_watchers_are_bounded_and_leave_room_when_they_go():
+def test_watchers_are_bounded_and_leave_room_when_they_go(asking, run):
     async def main():
         state = HealthState()
         async with asking(state, watchers_max=2) as stub:
@@ -121,10 +119,10 @@ def test_watchers_are_bounded_and_leave_room_when_they_go():
                 watch.cancel()
             await until(lambda: not state._watchers)
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_an_open_watch_does_not_hold_up_the_stop():
+def test_an_open_watch_does_not_hold_up_the_stop(serving, run):
     async def main():
         state = HealthState()
         async with serving(Streams(), state) as (transport, port), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -133,10 +131,10 @@ def test_an_open_watch_does_not_hold_up_the_stop():
             await asyncio.wait_for(transport.stop(60), 10)
             assert await watch.read() is grpc.aio.EOF
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_the_main_port_answers_over_tls_and_the_other_in_plaintext():
+def test_the_main_port_answers_over_tls_and_the_other_in_plaintext(serving, run):
     def check(port: int) -> int:
         """As the kubelet does it: a synchronous client without TLS."""
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -146,14 +144,9 @@ def test_the_main_port_answers_over_tls_and_the_other_in_plaintext():
     async def main():
         state = HealthState()
         state.set(Fact.POOL_SYNCED, True)
-        server = HealthServer(state)
-        port = await server.start("127.0.0.1", 0)
-        async with serving(Streams(), state, tls=TlsOptions()) as (_, secured):
-            assert await asyncio.to_thread(check, port) == SERVING
+        async with serving(None, state, tls=PLAINTEXT) as (_, probes), serving(Streams(), state, tls=TlsOptions()) as (_, secured):
+            assert await asyncio.to_thread(check, probes) == SERVING
             with pytest.raises(grpc.RpcError):
                 await asyncio.to_thread(check, secured)
-        async with serving(Streams(), state, tls=PLAINTEXT) as (_, plain):
-            assert await asyncio.to_thread(check, plain) == SERVING
-        await server.stop()
 
-    asyncio.run(main())
+    run(main())

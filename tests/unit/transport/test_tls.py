@@ -10,9 +10,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from epp.errors import ConfigError
-from epp.transport.grpc_aio import PROCESS_METHOD
-from epp.transport.tls import CertificateFiles, TlsOptions, check_min_version, self_signed, server_credentials
-from tests.unit.transport.streams import Streams, serving
+from epp.transport.routes import PROCESS_METHOD
+from epp.transport.tls import CertificateFiles, TlsOptions, check_min_version, self_signed, server_context, server_credentials
+from tests.unit.transport.streams import Streams
 
 
 def write_pair(directory: Path, pair: tuple[bytes, bytes]) -> None:
@@ -42,7 +42,7 @@ async def handshake(port: int, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3)
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_the_default_is_a_self_signed_certificate_and_http2(version):
+def test_the_default_is_a_self_signed_certificate_and_http2(serving, run, version):
     async def main():
         async with serving(Streams(), tls=TlsOptions()) as (_, port):
             alpn, shown = await handshake(port, version)
@@ -51,20 +51,20 @@ def test_the_default_is_a_self_signed_certificate_and_http2(version):
             assert certificate.issuer == certificate.subject
             assert isinstance(certificate.public_key(), ec.EllipticCurvePublicKey)
 
-    asyncio.run(main())
+    run(main())
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_older_tls_is_refused():
+def test_older_tls_is_refused(serving, run):
     async def main():
         async with serving(Streams(), tls=TlsOptions()) as (_, port):
             with pytest.raises(ConnectionError):  # cut by the server; had the client balked, it would be an SSLError
                 await handshake(port, ssl.TLSVersion.TLSv1_1)
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_a_certificate_directory_serves_a_verifying_client(tmp_path):
+def test_a_certificate_directory_serves_a_verifying_client(serving, run, tmp_path):
     pair = self_signed()
     write_pair(tmp_path, pair)
 
@@ -77,10 +77,10 @@ def test_a_certificate_directory_serves_a_verifying_client(tmp_path):
                 assert await call.read() == b"x"
                 call.cancel()
 
-    asyncio.run(main())
+    run(main())
 
 
-def test_new_files_are_shown_to_new_connections(tmp_path):
+def test_new_files_are_shown_to_new_connections(serving, run, tmp_path):
     first, second = self_signed(), self_signed()
     write_pair(tmp_path, first)
 
@@ -90,7 +90,7 @@ def test_new_files_are_shown_to_new_connections(tmp_path):
             write_pair(tmp_path, second)
             assert await handshake(port) == ("h2", der(second))
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_swapped_symlink_counts_as_change(tmp_path):
@@ -110,7 +110,7 @@ def test_a_swapped_symlink_counts_as_change(tmp_path):
     assert files.pair == (pairs[1][1], pairs[1][0])
 
 
-def test_half_a_change_keeps_the_last_good_pair(tmp_path, caplog):
+def test_half_a_change_keeps_the_last_good_pair(serving, run, tmp_path, caplog):
     first, second = self_signed(), self_signed()
     write_pair(tmp_path, first)
 
@@ -124,13 +124,13 @@ def test_half_a_change_keeps_the_last_good_pair(tmp_path, caplog):
             assert await handshake(port) == ("h2", der(second))
 
     with caplog.at_level(logging.INFO):
-        asyncio.run(main())
+        run(main())
     messages = [record.getMessage() for record in caplog.records]
     assert messages[-1] == "certificate reloaded"
     assert set(messages[:-1]) == {"certificate not reloaded"}
 
 
-def test_without_reload_the_first_pair_stays(tmp_path):
+def test_without_reload_the_first_pair_stays(serving, run, tmp_path):
     first = self_signed()
     write_pair(tmp_path, first)
 
@@ -139,7 +139,7 @@ def test_without_reload_the_first_pair_stays(tmp_path):
             write_pair(tmp_path, self_signed())
             assert await handshake(port) == ("h2", der(first))
 
-    asyncio.run(main())
+    run(main())
 
 
 @pytest.mark.parametrize("damage", ["missing", "garbage", "foreign key"])
@@ -170,3 +170,23 @@ def test_the_minimum_that_holds_is_accepted(name):
 def test_a_minimum_that_would_not_hold_is_refused(name):
     with pytest.raises(ConfigError, match=r"TLS 1\.2 and 1\.3"):
         server_credentials(TlsOptions(min_version=name))
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [("", "TLSv1_2"), ("VersionTLS12", "TLSv1_2"), ("1.3", "TLSv1_3"), ("VersionTLS13", "TLSv1_3")]
+)
+def test_the_native_transport_keeps_either_minimum(name, version):
+    assert server_context(TlsOptions(min_version=name)).minimum_version is ssl.TLSVersion[version]
+
+
+@pytest.mark.parametrize("name", ["VersionTLS10", "VersionTLS11", "nonsense"])
+def test_the_native_transport_refuses_what_http2_may_not_be_spoken_over(name):
+    with pytest.raises(ConfigError, match=r"TLS 1\.2 or 1\.3"):
+        server_context(TlsOptions(min_version=name))
+
+
+def test_the_native_transport_needs_a_usable_directory(tmp_path):
+    assert server_context(TlsOptions(secure=False)) is None
+    with pytest.raises(ConfigError) as caught:
+        server_context(TlsOptions(cert_path=str(tmp_path)))
+    assert caught.value.path == "cert-path"

@@ -1,0 +1,31 @@
+"""What the transports have in common on the way to a handler: which method is whose, and what happens when a handler breaks."""
+
+import logging
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from epp.model.stream import Accept
+
+log = logging.getLogger(__name__)
+
+PROCESS_METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Who answers the calls of one method. Unary or streaming makes no difference to gRPC's wire, nor here."""
+
+    accept: Accept
+    lingers: bool = False
+    """The call goes on when the peer has half-closed it, until it is ended or cancelled: for a server that streams on its own."""
+
+
+Routes = Mapping[str, Route]
+"""By path, as in `/package.Service/Method`."""
+
+
+def log_failure(error: Exception) -> None:
+    """Log an exception of a handler. Its message is not logged: it may quote what the client sent."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    log.error("handler failed", extra={"exception": type(error).__name__, "frames": frames})
