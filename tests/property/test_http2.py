@@ -18,7 +18,7 @@ from epp.http2.limits import Limits
 from tests.unit.http2.peers import OK, REQUEST, TRAILERS, H2Peer, RawPeer
 
 CORPUS = Path(__file__).parents[1] / "data" / "http2"
-"""Inputs of `hack/fuzz_http2.py` that reached code no other input had."""
+"""A sample, by size, of the inputs that `hack/fuzz_http2.py` kept."""
 SMALL = Limits(stream_window=2_000, connection_window=70_000, unread_bytes_max=3_000, output_bytes_max=3_000)
 
 ACTIONS = st.one_of(
