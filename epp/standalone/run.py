@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections import deque
+from contextlib import ExitStack
 from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
@@ -89,7 +90,7 @@ class _Standalone:
         self._config_file.write_text(config, encoding="utf-8")
         self._endpoints_file = directory / "endpoints.json"
         self._follower = Follower(self._pool_file, self._endpoints_file, read_pool)
-        self._grpc_port, self._health_port = free_port(), free_port()
+        self._grpc_port, self._health_port = free_ports(2)
         self._starts_s: deque[float] = deque(maxlen=STARTS_MAX)
         """When the picker was last started, monotonic seconds."""
 
@@ -176,9 +177,10 @@ def _drain(envoy: Envoy, timeout_s: float) -> None:
         time.sleep(DRAIN_POLL_S)
 
 
-def free_port() -> int:
-    """Return a port nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-    return port
+def free_ports(count: int) -> list[int]:
+    """Return ports nobody listens on right now, each another."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((LOOPBACK, 0))
+        return [probe.getsockname()[1] for probe in probes]

@@ -23,7 +23,7 @@ from epp.prefix.kv_sources import EVENTS_PORT_LABEL, REPLAY_PORT_LABEL
 from epp.standalone import endpoints, launcher
 from epp.standalone.options import EndpointFile, EnvoyOptions, Mode, SocketAddress
 from epp.standalone.process import Child
-from epp.standalone.run import free_port
+from epp.standalone.run import free_ports
 from epp.testing.tokenizer import write_tokenizer
 
 HOST = "127.0.0.1"
@@ -236,7 +236,7 @@ class Gateway:
         return True
 
     def _start_picker(self) -> int:
-        grpc_port, health_port, self.admin_port = free_port(), free_port(), free_port()
+        grpc_port, health_port, self.admin_port = free_ports(3)
         file = self._directory / "picker.yaml"
         file.write_text(yaml.safe_dump(with_pool(self._config, self._fleet.pool_file), sort_keys=False))
         flags = ["--config-file", str(file), "--bind", HOST, "--secure-serving=false", "--drain-timeout=0s", "-v=1"]

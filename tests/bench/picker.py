@@ -30,7 +30,7 @@ from epp.extproc.events import AnswerHeaders, Route, Side, StreamBody
 from epp.pb import ext_proc_pb2 as pb
 from epp.standalone import launcher
 from epp.standalone.process import Child
-from epp.standalone.run import free_port
+from epp.standalone.run import free_ports
 from epp.testing.stack import HOST, READY_TIMEOUT_S, with_pool
 from epp.transport.base import TransportOptions
 from epp.transport.grpc_aio import channel_arguments
@@ -159,7 +159,7 @@ def start_picker(stack: ExitStack, endpoints: int, *flags: str, certificate: byt
     pool.write_text(yaml.safe_dump({"endpoints": members}))
     file = directory / "picker.yaml"
     file.write_text(yaml.safe_dump(with_pool({"scrape": {"busyIntervalMs": 60_000, "idleIntervalMs": 60_000}}, pool)))
-    grpc_port, health_port, admin_port = free_port(), free_port(), free_port()
+    grpc_port, health_port, admin_port = free_ports(3)
     ports = [f"--grpc-port={grpc_port}", f"--grpc-health-port={health_port}", f"--metrics-port={admin_port}"]
     command = [sys.executable, "-m", "epp", "serve", "--config-file", str(file), "--bind", HOST, "--drain-timeout=0s"]
     picker = Child("picker", [*command, *ports, *(flags or ("--secure-serving=false",))])

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,8 +24,9 @@ from tests.data_plane.clients import request
 
 DEADLINE_S = 15.0
 EXT_PROC = "envoy.service.ext_proc.v3.ExternalProcessor"
-PORTS = range(20_000, 30_000)
-"""Below the range that outgoing connections take theirs from: a port found free here stays free until we bind it."""
+PORTS = cycle(random.sample(range(20_000, 30_000), 10_000))
+"""Below the range that outgoing connections take theirs from: a port found free here stays free until we bind it. In turn, so that
+nobody is given one that another was given a moment ago and has not bound yet."""
 
 APPROXIMATE = {"strategy": {"chain": ["approximate"]}}
 RANDOM = {"plugins": [{"type": "random-picker"}]}
@@ -44,14 +46,14 @@ def eventually(condition: Callable[[], T], what: str, timeout_s: float = DEADLIN
 
 def free_port() -> int:
     """A port nobody listens on; fixed, so that a picker can come back to it."""
-    while True:
-        port = random.choice(PORTS)
+    for port in PORTS:
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return port
+    raise AssertionError("a cycle has no end")
 
 
 @dataclass(frozen=True, kw_only=True)
