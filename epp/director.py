@@ -8,9 +8,12 @@ the endpoint idle. The only thing that is ever waited for is a tokenizer.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from epp.errors import NoEndpoint, RequestError
 from epp.model.decision import Decision, Outcome
@@ -68,8 +71,7 @@ class Routing:
     """Asked when a strategy needs token ids and the request does not carry them."""
 
 
-@dataclass(slots=True, kw_only=True)
-class _Flight:
+class _Flight(Struct, kw_only=True):
     """A request on its way."""
 
     decision: Decision

@@ -14,9 +14,10 @@ the BUFFERED modes it sends the body only when the headers have been answered bu
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from enum import IntEnum, auto
 from typing import Any
+
+from msgspec.structs import replace
 
 from epp.errors import BadRequest, BodyTooLarge, ProtocolError, RequestError
 from epp.extproc.events import (

@@ -1,15 +1,15 @@
 """What was decided for one request, and the evidence for it. The sheet keeps references; text is made when somebody asks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from epp.model.endpoint import Endpoint
 from epp.model.match import FloatColumn, IntColumn, Match
 from epp.model.request import InferenceRequest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FilterStep:
+class FilterStep(Struct, frozen=True, kw_only=True):
     """One filter of a profile: who was there before it and who after it."""
 
     name: str
@@ -17,8 +17,7 @@ class FilterStep:
     after: IntColumn
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreStep:
+class ScoreStep(Struct, frozen=True, kw_only=True):
     """One scorer of a profile: a value (0..1) for each slot of `slots`, and its weight."""
 
     name: str
@@ -27,8 +26,7 @@ class ScoreStep:
     values: FloatColumn
 
 
-@dataclass(slots=True, kw_only=True)
-class ScoreSheet:
+class ScoreSheet(Struct, kw_only=True):
     """Everything that led to a pick, as arrays; `telemetry.sheets` renders it.
 
     `slots` and `totals` are the last candidates and their weighted sums. `endpoints` maps slots to endpoints as they were.
@@ -47,8 +45,7 @@ class ScoreSheet:
     """Age of the scraped values, over `slots`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(Struct, frozen=True, kw_only=True):
     """Where a request goes.
 
     `reservation` is the ledger's handle for the load that was booked in the same step.
@@ -68,8 +65,7 @@ class Decision:
     """Monotonic."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(Struct, frozen=True, kw_only=True):
     """Token counts as the model server reports them; None where it did not."""
 
     prompt_tokens: int | None = None
@@ -77,8 +73,7 @@ class Usage:
     cached_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, frozen=True, kw_only=True):
     """How one request ended; handed over exactly once."""
 
     end: str

@@ -1,9 +1,9 @@
 """What a prefix strategy knows about one request: how much of its prompt every slot holds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 FloatColumn = NDArray[np.float64]
@@ -11,8 +11,7 @@ BoolColumn = NDArray[np.bool_]
 IntColumn = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
+class Match(Struct, frozen=True, kw_only=True):
     """The answer to the one question all strategies are asked.
 
     `tokens` is a column over slots, as long as the snapshot's columns: prompt tokens that the slot is believed to hold, contiguous

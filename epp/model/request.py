@@ -1,9 +1,10 @@
 """One request, as parsed: what the strategies and scorers may know of it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+from msgspec import Struct, field
 
 
 class Api(Enum):
@@ -17,8 +18,7 @@ class Api(Enum):
     PASSTHROUGH = "passthrough"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestHead:
+class RequestHead(Struct, frozen=True, kw_only=True):
     """What Envoy told us before the body."""
 
     path: str = "/"
@@ -30,8 +30,7 @@ class RequestHead:
     request_id: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chat:
+class Chat(Struct, frozen=True, kw_only=True):
     """What a chat template renders, as plain decoded JSON. Other APIs are brought into the chat completions form."""
 
     messages: list[dict[str, Any]]
@@ -40,8 +39,7 @@ class Chat:
     """`chat_template_kwargs` of the request."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InferenceRequest:
+class InferenceRequest(Struct, frozen=True, kw_only=True):
     """A parsed request.
 
     `prompt` is the canonical text of the prompt as bytes: everything the engine will put before the first generated token, in the

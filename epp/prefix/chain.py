@@ -5,10 +5,10 @@ All of them learn from every request, whoever answered, so that falling through 
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from enum import Enum
 
 import numpy as np
+from msgspec.structs import replace
 
 from epp.model.decision import Decision, Usage
 from epp.model.match import IntColumn, Match

@@ -7,12 +7,12 @@ request is its names and numbers and a short hash of the prompt, never the promp
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import xxhash
+from msgspec import Struct
 
 from epp.errors import RequestError
 from epp.model.decision import Decision, Outcome, ScoreSheet
@@ -32,8 +32,7 @@ PROMPT_HASH_CHARS = 12
 Json = dict[str, Any]
 
 
-@dataclass(slots=True, kw_only=True)
-class Record:
+class Record(Struct, kw_only=True):
     """A decision without the content of its request, and what became of it."""
 
     id: str

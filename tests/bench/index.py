@@ -8,10 +8,10 @@ import gc
 import sys
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import cycle
 from random import Random
 
+from msgspec.structs import replace
 from xxhash import xxh3_64_intdigest
 
 from epp.model.request import InferenceRequest

@@ -1,9 +1,8 @@
 """Where prompts are cut, for any prompt and any parameters."""
 
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from epp.prefix.blocks import Blocks
 from epp.testing.builders import build_request

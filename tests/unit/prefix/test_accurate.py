@@ -6,6 +6,7 @@ import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -675,7 +676,7 @@ class TestStrategy:
         chain = Chain([rig.strategy, approximate])
         rig.cache(0, PROMPT)
         rig.pool.columns.capacity_tokens = np.zeros(4)
-        asked = replace(request(None), prompt=b"a prompt of text " * 20)
+        asked = msgspec.structs.replace(request(None), prompt=b"a prompt of text " * 20)
         keys = chain.prepare(asked)
         chain.record(keys, asked, rig.pool, 1, 0.0)
         found = chain.match(keys, asked, rig.pool, rig.pool.slots)
@@ -725,7 +726,7 @@ class TestStrategy:
         )
         strategy.learn(decision, Usage(cached_tokens=12))
         strategy.learn(decision, Usage())
-        strategy.learn(replace(decision, strategy="approximate"), Usage(cached_tokens=1))
+        strategy.learn(msgspec.structs.replace(decision, strategy="approximate"), Usage(cached_tokens=1))
         assert (strategy.checked.requests, strategy.checked.predicted_tokens, strategy.checked.cached_tokens) == (1, 16.0, 12)
 
     def test_memory_is_flat(self):

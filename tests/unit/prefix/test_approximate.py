@@ -1,8 +1,7 @@
 """The router's own memory: what it believes, what it learns from reports, and what it forgets."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from epp.model.decision import Decision, ScoreSheet, Usage
 from epp.model.request import InferenceRequest

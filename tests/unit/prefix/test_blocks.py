@@ -1,8 +1,7 @@
 """Cutting prompts: what a key depends on, and what it costs."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from epp.prefix.blocks import Blocks, id_bytes, seed, shared_blocks
 from epp.testing.builders import build_request

@@ -1,11 +1,11 @@
 """The strategy as a whole: who is named, what is believed, and that nothing but load and traffic can change it."""
 
 from collections import Counter
-from dataclasses import replace
 from random import Random
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from epp.model.decision import Decision, ScoreSheet, Usage
 from epp.model.match import Match

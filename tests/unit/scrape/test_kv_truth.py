@@ -85,7 +85,7 @@ class Rig:
 
 
 def _with(request, tokens):
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     return replace(request, token_ids=tokens)
 

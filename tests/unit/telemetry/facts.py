@@ -1,8 +1,7 @@
 """Decisions and outcomes as the director would hand them over, for tests of those who are told."""
 
-from dataclasses import replace
-
 import numpy as np
+from msgspec.structs import replace
 
 from epp.model.decision import Decision, FilterStep, Outcome, ScoreSheet, ScoreStep, Usage
 from epp.testing.builders import build_match, build_request, build_snapshot

@@ -3,6 +3,7 @@ import threading
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -84,7 +85,7 @@ def test_decisions_say_which_strategy_knew_and_whether_it_was_the_first_asked():
     decide(metrics)
     decide(metrics, match=False)
     fallback = build_decision()
-    object.__setattr__(fallback.sheet.match, "passed_over", ["accurate: no endpoint reports its cache"])
+    fallback.sheet.match = replace(fallback.sheet.match, passed_over=["accurate: no endpoint reports its cache"])
     metrics.decided(fallback, duration_s=0.0, body_bytes=1)
     assert value(metrics, "epp_decisions_total", strategy="approximate", reason="preferred") == 1
     assert value(metrics, "epp_decisions_total", strategy="approximate", reason="fallback") == 1
