@@ -31,6 +31,8 @@ from epp.extproc.request_side import RequestSide, RequestState
 from epp.extproc.response_side import ResponseSide, ResponseState
 from epp.model.decision import Decision, Outcome
 
+_RESPONSE_EVENTS = (ResponseBody, ResponseHeaders, ResponseTrailers)
+
 
 class Session:
     """One stream.
@@ -83,7 +85,7 @@ class Session:
         return finish[0].outcome if finish else None
 
     def _advance(self, event: Event) -> list[Action]:
-        if isinstance(event, ResponseBody | ResponseHeaders | ResponseTrailers):
+        if isinstance(event, _RESPONSE_EVENTS):
             begins = self.response.state is ResponseState.IDLE
             return self._begin_response(event) if begins else self.response.receive(event)
         if isinstance(event, RequestHeaders):

@@ -57,6 +57,8 @@ class Outliers:
 
     def narrow(self, slots: IntColumn, now_s: float) -> IntColumn:
         """Return the slots without those under suspicion, or all of them when nobody else is left. Free when all is well."""
+        if not self._until:
+            return slots
         suspects = [slot for slot, (until, _) in self._until.items() if now_s < until]
         if not suspects:
             return slots

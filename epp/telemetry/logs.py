@@ -51,10 +51,16 @@ def configure(*, verbosity: int = 2, json: bool = True, stream: TextIO | None = 
     before = root.handlers[:], root.level
     root.handlers[:] = [handler]
     root.setLevel(level_for(verbosity))
+    # No line names them, and to find them out for every record costs as much as the rest of it.
+    unused = "logThreads", "logProcesses", "logMultiprocessing"
+    for name in unused:
+        setattr(logging, name, False)
 
     def undo() -> None:
         root.handlers[:], level = before
         root.setLevel(level)
+        for name in unused:
+            setattr(logging, name, True)
         handler.close()
 
     return undo

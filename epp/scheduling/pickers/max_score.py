@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from epp.model.match import FloatColumn, IntColumn
 from epp.scheduling.api import Picker
+from epp.scheduling.columns import highest
 
 EQUAL = 1e-9
 """Totals closer than this are equal; they differ only by rounding."""
@@ -23,7 +24,7 @@ class MaxScorePicker(Picker, frozen=True):
     def pick(self, totals: FloatColumn, random: Random) -> IntColumn:
         """Return the indexes of the best totals, best first."""
         if self.max_num_of_endpoints == 1:
-            best: IntColumn = (totals >= totals.max() - EQUAL).nonzero()[0]
+            best: IntColumn = (totals >= highest(totals) - EQUAL).nonzero()[0]
             return best if len(best) == 1 else best[[random.randrange(len(best))]]
         shuffled = np.random.default_rng(random.getrandbits(64)).permutation(len(totals))
         order = shuffled[np.argsort(-np.round(totals[shuffled], 9), kind="stable")]
