@@ -75,6 +75,8 @@ class _Flight(Struct, kw_only=True):
     """A request on its way."""
 
     decision: Decision
+    strategies: Mapping[str, Strategy]
+    """Those that were told, by producer name. A configuration that came meanwhile may have others under the same names."""
     keys: Mapping[str, object]
     first_token_s: float | None = None
 
@@ -83,9 +85,9 @@ class Director:
     """Decides where requests go, and keeps account of what became of them.
 
     Args:
-        routing: the configuration in force; assign `routing` to swap it between two requests.
+        routing: the configuration in force; assign `routing` to swap it between two requests. Those in flight end on the old one.
         pool: who the endpoints are, and what is on its way to them.
-        parsers: body to request.
+        parsers: body to request; may be assigned like `routing`.
         observer: who is told.
         clock: monotonic seconds.
         random: for ties and draws.
@@ -107,7 +109,7 @@ class Director:
         self._pool = pool
         self._ledger = pool.ledger
         self._outliers = Outliers()
-        self._parsers = parsers
+        self.parsers = parsers
         self._observer = observer
         self._clock = clock
         self._random = random
@@ -175,7 +177,7 @@ class Director:
         """Return the parsed request, its model rewritten if a header asks for it."""
         if body is None:
             return InferenceRequest(head=head, api=Api.PASSTHROUGH)
-        request = self._parsers.parse(head, body)
+        request = self.parsers.parse(head, body)
         for name in REWRITE_HEADERS:
             target = head.headers.get(name)
             if target and request.model and target != request.model:
@@ -234,7 +236,7 @@ class Director:
             reservation=reservation,
             at_s=now_s,
         )
-        self._flights[reservation] = _Flight(decision=decision, keys=keys)
+        self._flights[reservation] = _Flight(decision=decision, strategies=routing.strategies, keys=keys)
         return decision
 
     def _learn(self, flight: _Flight, outcome: Outcome, now_s: float) -> None:
@@ -249,9 +251,7 @@ class Director:
             return
         if outcome.status:
             self._outliers.answered(slot)
-        for name, strategy in self.routing.strategies.items():
-            if name not in flight.keys:
-                continue
+        for name, strategy in flight.strategies.items():
             if slot != decision.slot:
                 strategy.record(flight.keys[name], decision.request, snapshot, slot, now_s)
             elif outcome.usage is not None and outcome.usage.cached_tokens is not None:

@@ -28,7 +28,8 @@ SLOTS_FIRST = 16
 ADAPTERS_MAX = 1024
 """Different LoRA adapter names that are tracked; more are not told apart from unknown ones."""
 
-_DTYPES = {"live": np.bool_, "role": np.int64, "block_tokens": np.int64, "requests": np.int64, "backlog_count": np.int64}
+_COUNTS = "role", "block_tokens", "requests", "backlog_count", "decoding"
+_DTYPES = {"live": np.bool_, **dict.fromkeys(_COUNTS, np.int64)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +73,14 @@ class PoolState:
         """Have `callback(slot)` called when a slot's owner has gone or lost its cache, while the old snapshot is still in force."""
         self._forget.append(callback)
 
-    def on_change(self, callback: Callable[[Changes], None]) -> None:
-        """Have `callback(changes)` called after every `apply` that changed something, with the new snapshot in force."""
+    def on_change(self, callback: Callable[[Changes], None]) -> Callable[[], None]:
+        """Have `callback(changes)` called after every `apply` that changed something, with the new snapshot in force.
+
+        Returns:
+            The function that ends it.
+        """
         self._changed.append(callback)
+        return lambda: self._changed.remove(callback)
 
     def snapshot(self, now_s: float | None = None) -> Snapshot:
         """Return the pool as it is: the same object until membership or labels change.
@@ -142,7 +148,7 @@ class PoolState:
         changes = Changes(added=added, removed=removed, changed=changed, reborn=reborn, refused=refused)
         if changes:
             self._snapshot = self._build(version=self._snapshot.version + 1)
-            for callback in self._changed:
+            for callback in tuple(self._changed):
                 callback(changes)
         return changes
 

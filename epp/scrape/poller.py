@@ -128,6 +128,16 @@ class Poller:
         pool.on_forget(self._forget)
         pool.on_change(self._follow)
 
+    def configure(self, engines: Engines, *, pace: Pace, target: Target) -> None:
+        """Go on with other settings. What was read stays; connections to another page than before are made anew."""
+        if target != self._target or pace.page_bytes_max != self._pace.page_bytes_max:
+            for slot in list(self._connections):
+                self._forget(slot)
+        elif engines is not self._engines:
+            endpoints = self._pool.snapshot().endpoints
+            self._readers = {slot: Reader(engines.of(one)) for slot in self._readers if (one := endpoints[slot]) is not None}
+        self._engines, self._pace, self._target = engines, pace, target
+
     @property
     def failing(self) -> int:
         """Endpoints whose last poll failed."""

@@ -27,6 +27,14 @@ class Observers:
     def __init__(self, observers: Sequence[Observing]) -> None:
         self._observers = tuple(observers)
 
+    def add(self, observer: Observing) -> None:
+        """Tell `observer` too, after the others."""
+        self._observers = (*self._observers, observer)
+
+    def remove(self, observer: Observing) -> None:
+        """Tell `observer` no longer."""
+        self._observers = tuple(one for one in self._observers if one is not observer)
+
     def decided(self, decision: Decision, *, duration_s: float, body_bytes: int) -> None:
         """Pass it on."""
         for observer in self._observers:

@@ -110,6 +110,10 @@ class DecisionRing:
     def __len__(self) -> int:
         return len(self._records)
 
+    def keep(self, records_max: int) -> None:
+        """Keep so many from the next decision on."""
+        self._records_max = records_max
+
     def decided(self, decision: Decision, *, duration_s: float, body_bytes: int) -> None:  # noqa: ARG002
         """Keep a decision, in the place of the oldest when there is no room."""
         new = record(decision, at_s=self._wall(), duration_s=duration_s)

@@ -1,6 +1,7 @@
 """One request's life: parsed, matched, scheduled, reserved in one step, and accounted for exactly once."""
 
 import json
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -282,3 +283,47 @@ class TestWaitingForTokens:
         world = World(tokenizer=LateTokenizer())
         body = json.dumps({"model": "tiny", "prompt": [5, 6, 7]}).encode()
         assert world.ask(body, RequestHead(path="/v1/completions")).request.token_ids == (5, 6, 7)
+
+
+class TestAnotherConfiguration:
+    """`routing` is assigned while requests are under way."""
+
+    def swap(self, world, strategy):
+        routing = world.director.routing
+        world.director.routing = replace(routing, strategies={"notebook": strategy})
+        return strategy
+
+    def test_a_request_in_flight_ends_on_the_one_that_decided_it(self):
+        world = World(held={1: 100})
+        decision = world.ask(chat())
+        other = self.swap(world, Notebook())
+        world.director.finish(decision, Outcome(end="complete", status=200, usage=Usage(cached_tokens=90)))
+        assert world.strategy.learned == [(1, 90)]
+        assert other.learned == []
+        assert world.in_flight == 0
+
+    def test_its_keys_go_to_nobody_else_who_has_the_name_now(self):
+        world = World(held={1: 100})
+        decision = world.ask(chat())
+        other = self.swap(world, Notebook())
+        served = build_endpoint(0).authority
+        world.director.finish(decision, Outcome(end="complete", status=200, served=served))
+        assert world.strategy.recorded == [1, 0]
+        assert other.recorded == []
+
+    def test_the_next_request_is_the_new_ones(self):
+        world = World(held={1: 100})
+        world.ask(chat())
+        other = self.swap(world, Notebook(held={2: 100}))
+        assert world.ask(chat()).slot == 2
+        assert other.recorded == [2]
+        assert world.strategy.recorded == [1]
+
+    def test_a_request_that_waits_for_tokens_is_decided_by_what_is_in_force_when_they_come(self):
+        tokenizer, answers = LateTokenizer(), []
+        world = World(tokenizer=tokenizer)
+        world.director.schedule(CHAT, chat(), answers.append)
+        other = self.swap(world, Notebook(held={2: 100}))
+        tokenizer.waiting[0]((1, 2, 3))
+        assert answers[0].slot == 2
+        assert other.recorded == [2]

@@ -222,6 +222,37 @@ def test_a_label_that_changes_the_engine_changes_how_pages_are_read():
     assert len(bench.target.made) == 1
 
 
+class TestOtherSettings:
+    def test_another_pace_keeps_the_connections(self):
+        bench = Bench(1)
+        bench.run(3.0)
+        bench.poller.configure(bench.poller._engines, pace=Pace(idle_interval_s=0.2), target=bench.target)
+        assert max(gaps(bench.run(3.0))[1:]) <= 0.2 + 1e-9
+        assert len(bench.target.made) == 1
+
+    def test_another_page_is_read_over_another_connection_and_what_the_old_one_brings_is_dropped(self):
+        bench = Bench(1)
+        bench.run(TICK_S, None)
+        (old,) = bench.waiting()
+        late, other = old.done, FakeTarget(path="/other")
+        bench.poller.configure(bench.poller._engines, pace=Pace(), target=other)
+        assert old.closed
+        late(PAGE)
+        assert bench.pool.snapshot().columns.waiting[0] == 0
+        bench.poller.tick(bench.now)
+        other.made[0].answer(PAGE)
+        assert bench.pool.snapshot().columns.waiting[0] == 3.0
+        assert not bench.poller.errors
+
+    def test_other_engines_read_the_same_page_by_other_names(self):
+        bench = Bench(1)
+        bench.run(TICK_S, PAGE)
+        bench.poller.configure(Engines(default="sglang"), pace=Pace(), target=bench.target)
+        bench.run(2.0, b"sglang:num_queue_reqs 9\n")
+        assert bench.pool.snapshot().columns.waiting[0] == 9.0
+        assert len(bench.target.made) == 1
+
+
 @pytest.mark.parametrize(("port", "path"), [(None, "/metrics"), (9000, "/other")])
 def test_the_request(port, path):
     endpoint = Endpoint(name="default/v6", address="fd00::1", port=8000)

@@ -57,3 +57,14 @@ def test_loop_lag_sees_a_blocked_loop():
         return late
 
     assert asyncio.run(main()) > 0.05
+
+
+def test_observers_come_and_go():
+    calls: list = []
+    first, second = Recorder(calls, "a"), Recorder(calls, "b")
+    observers = Observers([first])
+    observers.add(second)
+    observers.rejected(RequestHead(), BadRequest("x"))
+    observers.remove(first)
+    observers.rejected(RequestHead(), BadRequest("x"))
+    assert [name for name, *_ in calls] == ["a", "b", "b"]

@@ -164,3 +164,13 @@ def test_recent_can_be_narrowed():
     by_name, by_address = ring.recent(9, endpoint="default/server-1"), ring.recent(9, endpoint="10.0.0.2:8000")
     assert [found.id for found in by_name] == [found.id for found in by_address] == ["4", "1"]
     assert [found.id for found in ring.recent(9, model="b", endpoint="default/server-1")] == ["1"]
+
+
+def test_the_ring_can_be_told_to_keep_fewer_or_more():
+    ring = DecisionRing(lambda: 0.0, records_max=3)
+    for number in range(3):
+        ring.decided(build_decision(request_id=f"r{number}"), duration_s=0.0, body_bytes=0)
+    ring.keep(2)
+    ring.decided(build_decision(request_id="r3"), duration_s=0.0, body_bytes=0)
+    assert [one.id for one in ring.recent(9)] == ["r3", "r2"]
+    assert ring.get("r1") is None
