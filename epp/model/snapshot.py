@@ -44,6 +44,8 @@ class Columns:
     """Ours: uncached prompt tokens of requests whose first token has not come, the head of the queue not yet drained."""
     backlog_count: IntColumn
     """Ours: how many requests `backlog` stands for."""
+    decoding: IntColumn
+    """Ours: requests not yet over whose first token has come, as far as we see it (in lean mode we do not)."""
     foreign: FloatColumn
     """Requests seen waiting at the last scrape beyond those `backlog_count` then stood for, as average prompts, in tokens."""
     head_tokens: FloatColumn

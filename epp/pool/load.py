@@ -325,6 +325,7 @@ class Ledger:
         columns.tokens[slot] = account.tokens
         columns.backlog[slot] = account.queue_tokens + account.ghost_tokens
         columns.backlog_count[slot] = len(queue) + len(account.ghosts)
+        columns.decoding[slot] = account.requests - len(queue)
         columns.head_tokens[slot] = account.ghost_tokens + (next(iter(queue.values())).own if queue else 0.0)
         columns.head_since_s[slot] = account.head_since_s
         columns.rate[slot] = account.rate

@@ -108,9 +108,7 @@ class View:
     @property
     def decoding(self) -> IntColumn:
         """Requests we sent there whose first token has come, as far as we see it (in lean mode we do not)."""
-        columns = self.snapshot.columns
-        # The difference, 0 where it is negative, with both operands arrays: a number would cost as much as both steps.
-        return self.take(np.maximum(columns.requests, columns.backlog_count) - columns.backlog_count)
+        return self.take(self.snapshot.columns.decoding)
 
     @property
     def rate(self) -> FloatColumn:

@@ -12,7 +12,7 @@ from epp.model.request import Api, InferenceRequest, RequestHead
 from epp.model.snapshot import Columns, Snapshot
 from epp.scheduling.api import View
 
-INTEGER_COLUMNS = {"role", "block_tokens", "requests", "backlog_count"}
+INTEGER_COLUMNS = {"role", "block_tokens", "requests", "backlog_count", "decoding"}
 NOW_S = 1000.0
 
 

@@ -56,6 +56,7 @@ def views() -> Iterator[tuple[str, InferenceRequest, View]]:
             tokens=(rng.random(size) * 1e6).tolist(),
             backlog=(rng.random(size) * 1e5).tolist(),
             backlog_count=(requests // 2).tolist(),
+            decoding=(requests // 2).tolist(),
             utilization_ratio=0.9,
         )
         held = build_match((rng.random(size) * 1000).tolist(), 1000)

@@ -171,6 +171,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert columns.rate[slot] == pytest.approx(naive.rate())
             assert sum(queue) <= columns.backlog[slot] <= sum(queue) + sum(naive.ghosts)
             assert len(queue) <= columns.backlog_count[slot] <= len(queue) + len(naive.ghosts)
+            assert columns.decoding[slot] == len(naive.requests) - len(queue)
             assert 0.0 <= columns.head_tokens[slot] <= columns.backlog[slot]
             if not naive.ghosts:
                 assert columns.head_tokens[slot] == (queue[0] if queue else 0.0)
@@ -196,7 +197,8 @@ class LedgerMachine(RuleBasedStateMachine):
             self.now += 1e7
             self.ledger.advance(self.now)
         assert len(self.ledger) == 0
-        for column in (self.columns.requests, self.columns.tokens, self.columns.backlog, self.columns.backlog_count):
+        columns = self.columns
+        for column in (columns.requests, columns.tokens, columns.backlog, columns.backlog_count, columns.decoding):
             assert not column.any()
         assert self.ledger.utilization_ratio == pytest.approx(0.0, abs=1e-9)
         self.ledger.check()

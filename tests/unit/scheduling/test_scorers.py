@@ -109,12 +109,9 @@ class TestMarginalCost:
         assert self.cost(busy, match=match) == [1700, 4000]
 
     def test_who_decodes_is_delayed_by_my_prefill(self):
-        snapshot = build_snapshot(2, requests=[4, 0])
+        snapshot = build_snapshot(2, requests=[4, 0], decoding=[4, 0])
         assert self.cost(snapshot) == pytest.approx([1000 * (1 + 0.5 * 4 / 3), 1000])
         assert self.cost(snapshot, stall=0.0) == [1000, 1000]
-
-    def test_requests_whose_end_nobody_sees_do_not_count_as_less_than_none(self):
-        assert self.cost(build_snapshot(2, requests=[0, 0], backlog_count=[1, 0], backlog=[100, 0])) == [1100, 1000]
 
     def test_a_clearly_faster_endpoint_is_cheaper_but_noise_is_not_speed(self):
         assert self.cost(build_snapshot(2, speed=[10_000, 30_000])) == pytest.approx([2000, 1000 / 1.5])
