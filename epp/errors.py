@@ -11,6 +11,7 @@
     ├── WireError               bytes that are not the message they claim to be
     ├── Http2Error              the peer broke HTTP/2 or one of our limits; ends a stream or the connection
     ├── StatusError             a call cannot be carried on; ends with a gRPC status
+    ├── ApiError                the Kubernetes API server said no, or could not be asked
     ├── LaunchError             a process we start beside ours did not come up, or died
     └── TokenizeError           no tokens for this prompt; the strategy falls through
 
@@ -121,6 +122,25 @@ class StatusError(EppError):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+class ApiError(EppError):
+    """What the Kubernetes API server refused, or why it could not be asked.
+
+    Args:
+        status: of the HTTP answer; 0 when there was none that could be used.
+        reason: one word, the server's own (`NotFound`, `Forbidden`, `Expired`, `Conflict`, ...) or, with status 0, one of
+            `epp.kube.client`.
+        message: a sentence for the log.
+        retry_after_s: how long the server asks to be left alone.
+    """
+
+    def __init__(self, status: int, reason: str, message: str, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(f"{reason}: {message}" if message else reason)
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.retry_after_s = retry_after_s
 
 
 class LaunchError(EppError):

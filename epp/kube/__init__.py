@@ -1,0 +1,1 @@
+"""The Kubernetes API: asking it, and keeping up with what it knows. The only place that imports its client library."""
