@@ -3,8 +3,8 @@
 `reading.load` makes one from text; `expansion.expand` fills in what a file may leave out; `epp.scheduling.build` turns the result
 into plugins. Plugin parameters stay raw here, since only the plugin's own class knows them. Unknown fields are errors.
 
-Format: https://github.com/llm-d/llm-d-router, `apix/config/v1alpha1`. The sections `strategy`, `limits`, `scrape` and `server` are
-ours; a file that has none of them is the reference's.
+Format: https://github.com/llm-d/llm-d-router, `apix/config/v1alpha1`. The sections `strategy`, `trial`, `limits`, `scrape` and
+`server` are ours; a file that has none of them is the reference's.
 """
 
 from typing import Annotated, Any, Literal
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from epp.config.sections import Limits, Scrape, Server, Strategy
+from epp.config.sections import Limits, Scrape, Server, Strategy, Trial
 
 ApiVersion = Literal["llm-d.ai/v1alpha1", "llm-d.ai/v1", "inference.networking.x-k8s.io/v1alpha1"]
 Name = Annotated[str, Meta(min_length=1)]
@@ -132,6 +132,10 @@ class EndpointPickerConfig(Section, frozen=True):
     flow_control: Annotated[FlowControl | None, Meta(description="Queueing; not available here.")] = None
     saturation_detector: Annotated[PluginRef | None, Meta(description="Older place of the detector; not available here.")] = None
     parser: Annotated[PluginRef | None, Meta(description="Older form of `requestHandler.parsers`.")] = None
+    trial: Annotated[
+        Trial | None,
+        Meta(description="Try this configuration in the place of another; absent: it stays whatever happens."),
+    ] = None
     limits: Annotated[Limits, Meta(description="Bounds of everything that could grow.")] = Limits()
     scrape: Annotated[Scrape, Meta(description="How endpoints are asked for their metrics.")] = Scrape()
     server: Annotated[Server, Meta(description="How the gateway is talked to.")] = Server()

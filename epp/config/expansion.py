@@ -53,6 +53,8 @@ def expand(config: EndpointPickerConfig) -> EndpointPickerConfig:
         config = msgspec.structs.replace(config, parser=None, request_handler=RequestHandler(parsers=parsers))
     if config.strategy is None and not config.scheduling_profiles and not _typed(config, "-filter", "-scorer", "-picker"):
         config = msgspec.structs.replace(config, strategy=Strategy())
+    if config.strategy is not None and config.strategy.trial is not None:
+        config = _with_trial(config, config.strategy)
     config = _with_profile(config) if config.strategy is None else _with_strategy(config, config.strategy)
     return _with_defaults(config)
 
@@ -98,6 +100,13 @@ def references(config: EndpointPickerConfig) -> Iterable[tuple[str, str]]:
     for path, ref in single:
         if ref is not None:
             yield path, ref.plugin_ref
+
+
+def _with_trial(config: EndpointPickerConfig, strategy: Strategy) -> EndpointPickerConfig:
+    """Return the configuration with the strategy's trial where it is for all."""
+    if config.trial is not None:
+        raise ConfigError("give it here or as the section `trial`, not both", "strategy.trial")
+    return msgspec.structs.replace(config, strategy=msgspec.structs.replace(strategy, trial=None), trial=strategy.trial)
 
 
 def _with_strategy(config: EndpointPickerConfig, strategy: Strategy) -> EndpointPickerConfig:

@@ -1,17 +1,56 @@
-"""The sections of the configuration file that are this project's own: `strategy`, `limits`, `scrape`, `server`."""
+"""The sections of the configuration file that are this project's own: `strategy`, `trial`, `limits`, `scrape`, `server`."""
 
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from epp.config.durations import duration_s
+
 StrategyName = Literal["accurate", "approximate", "consistent-hash"]
 LoadRule = Literal["marginal-cost", "llm-d", "none"]
+TRIAL_S_MAX = 3600.0
+"""Longest trial. What a new configuration does not use is kept warm for as long, so that going back never starts cold."""
 BodyMode = Literal["none", "streamed", "buffered", "buffered-partial", "full-duplex"]
 
 
 class OwnSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
     """Base of the sections."""
+
+
+class RevertOn(OwnSection, frozen=True):
+    """What ends a trial badly."""
+
+    error_ratio: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None,
+        Meta(description="Share of requests that end with a 5xx or without an endpoint, if it was not as large before; null: any."),
+    ] = 0.05
+    hit_ratio_drop: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None,
+        Meta(description="Loss of prompt tokens found cached, as a share of all prompt tokens (0.1: ten points); null: any."),
+    ] = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse a trial that nothing could fail."""
+        if self.error_ratio is None and self.hit_ratio_drop is None:
+            raise ValueError("give errorRatio or hitRatioDrop")
+
+
+class Trial(OwnSection, frozen=True):
+    """A configuration that is on trial when it takes the place of another one, and gives it back when it does worse."""
+
+    for_: Annotated[str, Meta(description="For how long, such as `10m`; at most `1h`.")] = msgspec.field(default="10m", name="for")
+    revert_on: Annotated[RevertOn, Meta(description="What ends it badly.")] = RevertOn()
+
+    @property
+    def for_s(self) -> float:
+        """The same in seconds."""
+        return duration_s(self.for_)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no time, or too long a time."""
+        if not 0 < self.for_s <= TRIAL_S_MAX:
+            raise ValueError("`for` is a duration above 0 and up to 1h, such as 10m")
 
 
 class Strategy(OwnSection, frozen=True):
@@ -32,6 +71,7 @@ class Strategy(OwnSection, frozen=True):
     accurate: Annotated[dict[str, Any] | None, Meta(description="Parameters of `precise-prefix-cache-producer`.")] = None
     approximate: Annotated[dict[str, Any] | None, Meta(description="Parameters of `approx-prefix-cache-producer`.")] = None
     consistent_hash: Annotated[dict[str, Any] | None, Meta(description="Parameters of `consistent-hash-producer`.")] = None
+    trial: Annotated[Trial | None, Meta(description="The section `trial`, written here.")] = None
 
 
 class Limits(OwnSection, frozen=True):

@@ -1,20 +1,17 @@
 """`precise-prefix-cache-producer`: who holds a prompt, by the KV events of the model servers."""
 
-import re
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from epp.config.durations import duration_s
 from epp.errors import ConfigError
 from epp.prefix.accurate import Accurate
 from epp.prefix.kv_sources import EVENTS_PORT, EVENTS_PORT_LABEL, REPLAY_PORT_LABEL, Ports
 from epp.scheduling.api import Producer
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
-_DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h))+")
-_PIECE: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
-_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
@@ -107,16 +104,9 @@ class PrecisePrefixCacheProducer(Producer, frozen=True):
             raise ConfigError("give podDiscovery or podDiscoveryConfig, not both", "kvEventsConfig.podDiscovery")
         if not events.discover_pods:
             raise ConfigError("must be true: without it nobody would be subscribed to", "kvEventsConfig.discoverPods")
-        if _seconds(self.speculative_ttl) <= 0:
+        if duration_s(self.speculative_ttl) <= 0:
             raise ConfigError("a duration above 0 such as 2s or 500ms", "speculativeTTL")
 
     def build(self) -> Accurate:
         """Return a new, empty strategy."""
-        return Accurate(speculative=self.speculative_indexing, speculative_ttl_s=_seconds(self.speculative_ttl))
-
-
-def _seconds(text: str) -> float:
-    """Return a duration as Go writes it, 0 when it is none."""
-    if not _DURATION.fullmatch(text):
-        return 0.0
-    return sum(float(number) * _SECONDS[unit] for number, unit in _PIECE.findall(text))
+        return Accurate(speculative=self.speculative_indexing, speculative_ttl_s=duration_s(self.speculative_ttl))

@@ -134,3 +134,31 @@ def test_contradictions(text, path, message):
         expand(load(text))
     assert caught.value.path == path
     assert message in caught.value.message
+
+
+class TestTrial:
+    def test_of_the_strategy_is_the_files(self):
+        short = expand(load("strategy: {chain: [approximate], trial: {for: 90s, revertOn: {errorRatio: 0.2}}}"))
+        long = expand(load("{strategy: {chain: [approximate]}, trial: {for: 90s, revertOn: {errorRatio: 0.2}}}"))
+        assert short == long
+        assert short.trial.for_s == 90
+        assert (short.trial.revert_on.error_ratio, short.trial.revert_on.hit_ratio_drop) == (0.2, 0.1)
+
+    def test_stands_beside_a_list_of_plugins(self):
+        assert expand(load("{trial: {}, plugins: [{type: random-picker}]}")).trial.for_s == 600
+
+    @pytest.mark.parametrize(
+        ("text", "path"),
+        [
+            ("{trial: {}, strategy: {trial: {}}}", "strategy.trial"),
+            ("strategy: {trial: {for: 0s}}", "strategy.trial"),
+            ("trial: {for: 61m}", "trial"),
+            ("trial: {for: soon}", "trial"),
+            ("trial: {revertOn: {errorRatio: null, hitRatioDrop: null}}", "trial.revertOn"),
+            ("trial: {revertOn: {errorRatio: 2}}", "trial.revertOn.errorRatio"),
+        ],
+    )
+    def test_what_cannot_be_tried_is_refused(self, text, path):
+        with pytest.raises(ConfigError) as caught:
+            expand(load(text))
+        assert caught.value.path == path
