@@ -20,8 +20,11 @@ venv: $(VENV)/.ready ## the environment alone: .venv with .venv/bin/epp in it
 run: venv        ## the demo: a real Envoy, the picker, model-server stand-ins, all strategies (ARGS=--keep leaves it up)
 	$(BIN)/epp demo $(ARGS)
 
-test: venv       ## the whole suite
+test: venv kube-assets ## the whole suite
 	$(BIN)/python -m pytest $(ARGS)
+
+kube-assets: venv ## kube-apiserver, etcd, kubectl, helm and CRDs for the Kubernetes tests, into a cache; minutes, once
+	@$(BIN)/python hack/kube_assets.py > /dev/null || echo 'the Kubernetes tests will not run'
 
 check: venv      ## ruff, mypy --strict, import layers, generated files
 	$(BIN)/ruff check epp tests hack
@@ -44,4 +47,4 @@ lock:            ## pin every dependency with its hashes
 	  --no-emit-trusted-host --no-emit-find-links --extra standalone --extra dev --output-file $(LOCK) pyproject.toml
 	rm -rf .lock-venv
 
-.PHONY: help venv run test check bench bench-routing proto lock
+.PHONY: help venv run test kube-assets check bench bench-routing proto lock

@@ -74,30 +74,27 @@ class How:
     config: Mapping[str, Any] = field(default_factory=lambda: APPROXIMATE)
 
 
-class Picker:
-    """A picker process with its pool file, and the endpoint file that the Envoys in front of it follow."""
+class PickerProcess:
+    """A picker on three ports of its own, and what it says of itself.
+
+    Args:
+        flags: of `epp serve`, but for the ports and what every test wants.
+        how: how it is started; its flags come after `flags`, its configuration is the caller's to pass on.
+    """
 
     host = "127.0.0.1"
 
-    def __init__(self, directory: Path, endpoints: Endpoints, *, how: How) -> None:
+    def __init__(self, flags: Sequence[object], *, how: How) -> None:
         self.grpc_port, self.health_port, self.port = free_port(), free_port(), free_port()
-        self._pool_file, self.endpoints_file = directory / "pool.yaml", directory / "endpoints.json"
-        self._config_file = directory / "picker.yaml"
-        self._how = how
-        self._endpoint_host = endpoints.host
-        self.set_pool(endpoints.ports)
-        discovery = {"type": "file-discovery", "parameters": {"path": str(self._pool_file), "watchFile": True}}
-        base = {"apiVersion": "llm-d.ai/v1alpha1", "kind": "EndpointPickerConfig"}
-        plugins = [discovery, *how.config.get("plugins", ())]
-        wiring = {"dataLayer": {"discovery": {"pluginRef": "file-discovery"}}}
-        self._config_file.write_text(yaml.safe_dump({**base, **how.config, "plugins": plugins, **wiring}), encoding="utf-8")
+        ports = ["--grpc-port", self.grpc_port, "--grpc-health-port", self.health_port, "--metrics-port", self.port]
+        fixed = ["--bind", self.host, "--log-format", "text", "--drain-timeout", "0s"]
+        command = [sys.executable, *how.program, "serve", *fixed, *ports, *flags, *how.flags]
+        self._command = [str(part) for part in command]
+        self._environment = how.environment
         self.child = self._launch()
 
     def _launch(self) -> Child:
-        ports = ["--grpc-port", self.grpc_port, "--grpc-health-port", self.health_port, "--metrics-port", self.port]
-        fixed = ["--bind", self.host, "--config-file", self._config_file, "--log-format", "text", "--drain-timeout", "0s"]
-        command = [sys.executable, *self._how.program, "serve", *fixed, *ports, *self._how.flags]
-        return Child("picker", [str(part) for part in command], environment=self._how.environment)
+        return Child("picker", self._command, environment=self._environment)
 
     def wait_until_ready(self) -> None:
         self.child.wait_until(lambda: self.health(EXT_PROC) == "SERVING", DEADLINE_S, "it is ready")
@@ -112,21 +109,6 @@ class Picker:
         """End it at once, as a crash does."""
         self.child.signal(signal.SIGKILL)
         self.child.wait(DEADLINE_S)
-
-    def set_pool(self, ports: Sequence[int], *, known_to_gateway: Sequence[int] | None = None) -> None:
-        """Replace the list of endpoints in both files."""
-        write(
-            self.endpoints_file,
-            endpoints_json([SocketAddress(host=self._endpoint_host, port=port) for port in (known_to_gateway or ports)]),
-        )
-        listed = [
-            {"name": f"server-{port}", "namespace": "test", "address": self._endpoint_host, "port": str(port)} for port in ports
-        ]
-        self.write_pool(yaml.safe_dump({"endpoints": listed}))
-
-    def write_pool(self, text: str) -> None:
-        """Replace the picker's pool file, with whatever text."""
-        write(self._pool_file, text)
 
     def health(self, service: str) -> str:
         """What the health port says of a service: a status, or the name of the error."""
@@ -152,6 +134,37 @@ class Picker:
         assert page.status == 200
         lines = [line for line in page.body.decode().splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
+class Picker(PickerProcess):
+    """A picker process with its pool file, and the endpoint file that the Envoys in front of it follow."""
+
+    def __init__(self, directory: Path, endpoints: Endpoints, *, how: How) -> None:
+        self._pool_file, self.endpoints_file = directory / "pool.yaml", directory / "endpoints.json"
+        config_file = directory / "picker.yaml"
+        self._endpoint_host = endpoints.host
+        self.set_pool(endpoints.ports)
+        discovery = {"type": "file-discovery", "parameters": {"path": str(self._pool_file), "watchFile": True}}
+        base = {"apiVersion": "llm-d.ai/v1alpha1", "kind": "EndpointPickerConfig"}
+        plugins = [discovery, *how.config.get("plugins", ())]
+        wiring = {"dataLayer": {"discovery": {"pluginRef": "file-discovery"}}}
+        config_file.write_text(yaml.safe_dump({**base, **how.config, "plugins": plugins, **wiring}), encoding="utf-8")
+        super().__init__(["--config-file", config_file], how=how)
+
+    def set_pool(self, ports: Sequence[int], *, known_to_gateway: Sequence[int] | None = None) -> None:
+        """Replace the list of endpoints in both files."""
+        write(
+            self.endpoints_file,
+            endpoints_json([SocketAddress(host=self._endpoint_host, port=port) for port in (known_to_gateway or ports)]),
+        )
+        listed = [
+            {"name": f"server-{port}", "namespace": "test", "address": self._endpoint_host, "port": str(port)} for port in ports
+        ]
+        self.write_pool(yaml.safe_dump({"endpoints": listed}))
+
+    def write_pool(self, text: str) -> None:
+        """Replace the picker's pool file, with whatever text."""
+        write(self._pool_file, text)
 
 
 class Lab:
