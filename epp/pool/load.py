@@ -185,7 +185,8 @@ class Ledger:
         del self._accounts[slot]
         self._busy -= bool(account.queue or account.ghosts)
         self._ghosts -= len(account.ghosts)
-        self._write(_Account(slot))
+        self._write(nobody := _Account(slot))
+        self._write_rate(nobody)
         account.open = False
         if account.listed:
             self._drains = [entry for entry in self._drains if entry[2] is not account]
@@ -233,6 +234,7 @@ class Ledger:
         self.advance(now_s)
         if account.is_head(handle):
             account.learn(booking, now_s)
+            self._write_rate(account)
             account.first_token_s = now_s
         self._dequeue(account, handle, now_s)
         self._write(account)
@@ -328,5 +330,7 @@ class Ledger:
         columns.decoding[slot] = account.requests - len(queue)
         columns.head_tokens[slot] = account.ghost_tokens + (next(iter(queue.values())).own if queue else 0.0)
         columns.head_since_s[slot] = account.head_since_s
-        columns.rate[slot] = account.rate
-        columns.speed[slot] = account.speed
+
+    def _write_rate(self, account: _Account) -> None:
+        self._columns.rate[account.slot] = account.rate
+        self._columns.speed[account.slot] = account.speed

@@ -8,6 +8,9 @@ import numpy as np
 
 from epp.model.match import BoolColumn, FloatColumn, IntColumn
 
+ZERO, ONE = np.array(0.0), np.array(1.0)
+"""Arrays, since numpy would make one of a number at every call."""
+
 
 def highest(values: FloatColumn) -> float:
     """Return the largest value, NaN if there is one. Cost: 0.2 us, where `values.max()` takes 1."""

@@ -10,9 +10,7 @@ from epp.model.decision import FilterStep, ScoreSheet, ScoreStep
 from epp.model.match import FloatColumn, IntColumn
 from epp.model.request import InferenceRequest
 from epp.scheduling.api import Filter, Picker, Scorer, View
-
-_ZERO, _ONE = np.array(0.0), np.array(1.0)
-"""Arrays, since numpy would make one of a number for every request."""
+from epp.scheduling.columns import ONE, ZERO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +39,7 @@ class Profile:
         totals: FloatColumn | None = None
         for name, weight, scorer in self.scorers:
             # fmax and fmin take the number where the other is NaN; np.clip would keep the NaN, and costs three times as much.
-            values = np.fmin(np.fmax(scorer.score(request, left), _ZERO), _ONE)
+            values = np.fmin(np.fmax(scorer.score(request, left), ZERO), ONE)
             weighted = values if weight == 1.0 else weight * values
             totals = weighted if totals is None else totals + weighted
             scores.append(ScoreStep(name=name, weight=weight, slots=left.slots, values=values))

@@ -29,7 +29,7 @@ from epp.scheduling.registry import Registry
 from epp.telemetry import logs
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.observers import Observers
-from epp.telemetry.sheets import DecisionRing
+from epp.telemetry.sheets import RECORDS_MAX, DecisionRing
 from tests.bench.frame import Row
 from tests.bench.wire import HEADERS, PIECE_BYTES
 
@@ -37,6 +37,7 @@ SYSTEM = "You are a helpful AI writer. Please write in a professional manner. "
 CONVERSATIONS = 100
 TARGETS_US = {2_000: 100.0, 20_000: 150.0, 200_000: 300.0}
 MORE_ENDPOINTS_RATIO = 1.3
+WARM_ROUNDS = RECORDS_MAX // CONVERSATIONS + 1
 
 
 class Outlet:
@@ -117,9 +118,12 @@ def messages_of(body: bytes, *, lean: bool) -> list[bytes]:
 
 
 def last_message_us(director: Director, requests: list[list[bytes]], *, rounds: int) -> float:
-    """Return CPU microseconds of the last message of a request, mean over all requests, best of `rounds`."""
+    """Return CPU microseconds of the last message of a request, mean over all requests, best of `rounds`.
+
+    Until the ring of decisions is full, every sheet is memory never touched before; that is over after a thousand decisions.
+    """
     best = float("inf")
-    for _ in range(rounds + 1):  # the first one warms the index
+    for number in range(-WARM_ROUNDS if rounds > 1 else -1, rounds):
         spent = 0
         for messages in requests:
             pump = Pump(Outlet(), director)
@@ -129,7 +133,8 @@ def last_message_us(director: Director, requests: list[list[bytes]], *, rounds: 
             pump.receive(messages[-1])
             spent += time.process_time_ns() - start
             pump.end()
-        best = min(best, spent / len(requests) / 1000)
+        if number >= 0:
+            best = min(best, spent / len(requests) / 1000)
     return best
 
 

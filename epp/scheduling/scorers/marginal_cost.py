@@ -8,7 +8,7 @@ from msgspec import Meta
 from epp.model.match import FloatColumn
 from epp.model.request import InferenceRequest, prompt_tokens
 from epp.scheduling.api import Scorer, View
-from epp.scheduling.columns import highest, lowest, mean
+from epp.scheduling.columns import ONE, highest, lowest, mean
 
 
 class MarginalCostScorer(Scorer, frozen=True):
@@ -46,12 +46,11 @@ class MarginalCostScorer(Scorer, frozen=True):
 
     def cost(self, request: InferenceRequest, view: View) -> FloatColumn:
         """Return the marginal cost of each candidate, in tokens of prefill (always above 0)."""
-        own = np.maximum(prompt_tokens(request) - view.matched_tokens(self.prefix_match_info_producer_name), 1.0)
+        own = np.maximum(prompt_tokens(request) - view.matched_tokens(self.prefix_match_info_producer_name), ONE)
         cost = view.backlog + own / (1.0 - view.snapshot.utilization_ratio)
         speed = view.speed
         if highest(speed) > (1.0 + self.speed_tolerance) * lowest(speed):
             cost *= mean(speed) / speed
-        if self.stall:
-            running = view.decoding
-            cost *= 1.0 + self.stall / (mean(running) + 1.0) * running
+        if self.stall and (average := mean(running := view.decoding)):
+            cost *= 1.0 + self.stall / (average + 1.0) * running
         return cost
