@@ -92,11 +92,12 @@ class Admin:
         return self._serving(self._health.answer(LIVENESS), ())
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        return self._serving(self._health.answer(""), self._health.reasons())
+        return self._serving(self._health.answer(""), self._health.reasons(), self._health.remarks())
 
     @staticmethod
-    def _serving(answer: Serving, reasons: tuple[str, ...]) -> web.Response:
-        return _json({"status": answer.name, "reasons": reasons}, 200 if answer is Serving.SERVING else 503)
+    def _serving(answer: Serving, reasons: tuple[str, ...], remarks: tuple[str, ...] = ()) -> web.Response:
+        shown = {"status": answer.name, "reasons": reasons} | ({"remarks": remarks} if remarks else {})
+        return _json(shown, 200 if answer is Serving.SERVING else 503)
 
     async def _decisions(self, request: web.Request) -> web.Response:
         limit, model, endpoint = _limit(request), request.query.get("model"), request.query.get("endpoint")

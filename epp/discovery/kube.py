@@ -27,7 +27,6 @@ _KINDS: Mapping[str, tuple[str, type[Pool]]] = {
     POOL_GROUP: ("v1", InferencePool),
     LEGACY_POOL_GROUP: ("v1alpha2", LegacyInferencePool),
 }
-POOL_GROUPS = tuple(_KINDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

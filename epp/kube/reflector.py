@@ -154,6 +154,17 @@ class Reflector(Generic[T]):
         self._failures = 0
         self._complaint = ""
 
+    @property
+    def resource(self) -> str:
+        """What is followed, as `pods` or `inferencepools.inference.networking.k8s.io`."""
+        _, root, group, *_, plural = self.path.split("/")
+        return plural if root == "api" else f"{plural}.{group}"
+
+    @property
+    def objects(self) -> Mapping[str, T]:
+        """What is known, by name."""
+        return self._objects
+
     async def run(self) -> None:
         """Follow the collection until cancelled."""
         while True:

@@ -148,6 +148,19 @@ KV_STANDING = Series("epp_kv_standing", "gauge", "1 for how far an endpoint's bl
 KV_BLOCKS = Series("epp_kv_blocks", "gauge", "Blocks an endpoint reports to hold.", ("endpoint",))
 KV_LAG = Series("epp_kv_lag_seconds", "gauge", "Age of the last batch on arrival, clock skew included.", ("endpoint",))
 
+# What is watched in the Kubernetes API, by resource as in `pods` or `inferencepools.inference.networking.k8s.io`.
+_RESOURCE = ("resource",)
+KUBE_SYNCED = Series("epp_kube_synced", "gauge", "1 once a resource is known, or known not to exist.", _RESOURCE)
+KUBE_FAILING = Series("epp_kube_failing", "gauge", "1 while it cannot be followed; what was last known is used.", _RESOURCE)
+KUBE_OBJECTS = Series("epp_kube_objects", "gauge", "Objects known.", _RESOURCE)
+KUBE_CONTACT_AGE = Series(
+    "epp_kube_last_contact_age_seconds", "gauge", "Since the API server was heard from; up to a minute in peace.", _RESOURCE
+)
+KUBE_LISTS = Series(
+    "epp_kube_lists_total", "counter", "Times a resource was listed whole: once, and after expired watches.", _RESOURCE
+)
+KUBE_ERRORS = Series("epp_kube_errors_total", "counter", "What went wrong following it, by reason.", ("resource", "reason"))
+
 # The process.
 INFO = Series("llm_d_epp_info", "gauge", "Always 1.", ("commit", "build_ref"))
 CONFIG_INFO = Series("epp_config_info", "gauge", "Always 1; the configuration in force.", ("hash",))

@@ -35,6 +35,20 @@ class ConfigState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """How a resource of the Kubernetes API is followed."""
+
+    resource: str
+    synced: bool
+    failing: bool
+    objects: int
+    last_contact_s: float
+    """Monotonic seconds; -inf for never."""
+    lists: int
+    errors: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
     """Where the facts are had from; each is called when they are wanted."""
 
@@ -46,6 +60,8 @@ class Sources:
     config: Callable[[], ConfigState] = ConfigState
     poll_errors: Callable[[], Mapping[str, int]] = dict
     """Metrics pages not read since the start, by cause."""
+    watched: Callable[[], Iterable[Watched]] = tuple
+    """What is followed in the Kubernetes API; nothing elsewhere."""
     pool_name: str = ""
     build: Mapping[str, str] = field(default_factory=dict)
     """`commit` and `build_ref`."""
@@ -64,6 +80,7 @@ def collect(sources: Sources) -> list[Metric]:
         *_endpoints(sources),
         *_strategies(strategies),
         *_streams([report for one in members(strategies) if isinstance(one, Accurate) for report in one.feed.report()]),
+        *_kubernetes(sources),
         *_process(sources),
     ]
 
@@ -132,6 +149,16 @@ def _streams(reports: list[StreamReport]) -> Iterator[Metric]:
     yield _one(s.KV_LAG, *lags)
     yield _one(s.KV_BLOCKS, *(((report.endpoint.name,), report.blocks) for report in reports))
     yield _one(s.KV_STANDING, *(((r.endpoint.name, one.value), float(one is r.standing)) for r in reports for one in Standing))
+
+
+def _kubernetes(sources: Sources) -> Iterator[Metric]:
+    watched, now_s = list(sources.watched()), sources.clock()
+    yield _one(s.KUBE_SYNCED, *(((one.resource,), float(one.synced)) for one in watched))
+    yield _one(s.KUBE_FAILING, *(((one.resource,), float(one.failing)) for one in watched))
+    yield _one(s.KUBE_OBJECTS, *(((one.resource,), one.objects) for one in watched))
+    yield _one(s.KUBE_CONTACT_AGE, *(((one.resource,), now_s - one.last_contact_s) for one in watched))
+    yield _one(s.KUBE_LISTS, *(((one.resource,), one.lists) for one in watched))
+    yield _one(s.KUBE_ERRORS, *(((one.resource, reason), count) for one in watched for reason, count in one.errors.items()))
 
 
 def _process(sources: Sources) -> Iterator[Metric]:
