@@ -51,6 +51,8 @@ class Plan:
     metrics_extractor: CoreMetricsExtractor = field(default_factory=CoreMetricsExtractor)
     tokenizer: TokenProducer | None = None
     """Present only if it names a tokenizer."""
+    tokenizer_path: str = ""
+    """Where in the configuration its parameters stand."""
     warnings: tuple[str, ...] = ()
 
 
@@ -65,6 +67,7 @@ def build(config: EndpointPickerConfig, registry: Registry) -> Plan:
         ConfigError: it cannot work; carries the path of the field that is in the way.
     """
     _check_strategy_parameters(config, registry)
+    short = config.strategy is not None and config.strategy.tokenizer is not None
     config = expand(config)
     builder = _Builder(config, registry)
     check_available(config)
@@ -83,6 +86,7 @@ def build(config: EndpointPickerConfig, registry: Registry) -> Plan:
         metrics_source=builder.only(MetricsDataSource) or MetricsDataSource(),
         metrics_extractor=builder.only(CoreMetricsExtractor) or CoreMetricsExtractor(),
         tokenizer=tokenizer if tokenizer is not None and tokenizer.tokenizer else None,
+        tokenizer_path="strategy.tokenizer" if short else builder.path_of(tokenizer),
         warnings=tuple(find_doubts(config, builder.plugins)),
     )
 
@@ -218,6 +222,10 @@ class _Builder:
         if not isinstance(plugin, FileDiscovery):
             raise ConfigError(f"{name!r} does not discover endpoints", "dataLayer.discovery.pluginRef")
         return plugin
+
+    def path_of(self, wanted: Plugin | None) -> str:
+        """Return where the parameters of a plugin stand; empty when it is in no list."""
+        return next((f"{self.paths[name]}.parameters" for name, plugin in self.plugins.items() if plugin is wanted), "")
 
     def of_kind(self, kind: type[P]) -> dict[str, P]:
         """Return the plugins of one kind by name, in the order of the list."""

@@ -48,7 +48,7 @@ WITH_POOL = (
         (
             WITH_POOL + "strategy: {{chain: [accurate], tokenizer: {{tokenizer: {pool}}}}}\n",
             [],
-            "no tokenizer in {pool}: [Errno 2] No such file or directory: '{pool}'",
+            "strategy.tokenizer: no tokenizer in {pool}: [Errno 2] No such file or directory: '{pool}'",
         ),
         (WITH_POOL, ["--bind", "192.0.2.1"], "cannot listen on 192.0.2.1:0: "),
         (WITH_POOL, ["--cert-path", "{pool}"], "cert-path: no usable tls.crt and tls.key in {pool}: "),
