@@ -165,8 +165,7 @@ def test_rights_that_come_late_are_used_when_they_come(namespace, maps, follow):
     with follow(rules=[]) as following:
         eventually(lambda: following.reflector.failing == "Forbidden", "it may not")
         assert not following.reflector.synced
-        subject = {"kind": "ServiceAccount", "name": "reader", "namespace": namespace.name}
-        namespace._grant("Role", "late", RULES, subject)
+        namespace.grant("late", RULES, to="reader")
         eventually(lambda: following.names == {"there"}, "now it may")
 
 
