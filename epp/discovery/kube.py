@@ -16,9 +16,10 @@ from random import Random
 from typing import Any, Protocol
 
 from epp.discovery.pods import PodEndpoints
+from epp.kube.backoff import Pace
 from epp.kube.client import Api
 from epp.kube.objects import LEGACY_POOL_GROUP, POOL_GROUP, InferencePool, LegacyInferencePool, Pod, Pool
-from epp.kube.reflector import Pace, Reflector
+from epp.kube.reflector import Reflector
 from epp.model.endpoint import Endpoint
 
 _log = logging.getLogger(__name__)
