@@ -102,6 +102,7 @@ class Assembly:
         inheritance = Inheritance((), ())
         self.strategies = parts.build_strategies(first.plan, inheritance.take)
         self._used = tuple(inheritance.used)
+        self._retired: list[Tokenizer] = []
         self.wire = parts.wire_options(first.plan.config, options)
         """Of streams that begin now."""
         self.director = Director(
@@ -143,8 +144,8 @@ class Assembly:
                 raise ConfigError(message, f"schedulingProfiles[{index}]") from error
         return tuple(doubts)
 
-    async def install(self, new: Prepared) -> None:
-        """Put a configuration in force. What makes the difference happens before this first waits: between two requests.
+    def install(self, new: Prepared) -> None:
+        """Put a configuration in force, between two requests.
 
         Raises:
             Exception: whatever a stranger's producer raises when it builds its strategy; nothing has changed then.
@@ -164,7 +165,12 @@ class Assembly:
         self._subscribe()
         self._observe()
         if old.tokenizer is not None and old.tokenizer is not new.tokenizer:
-            await asyncio.to_thread(old.tokenizer.retire)
+            self._retired.append(old.tokenizer)
+
+    async def retire(self) -> None:
+        """Close the tokenizers that are no longer asked, once they have answered those who still wait for them."""
+        while self._retired:
+            await asyncio.to_thread(self._retired.pop().retire)
 
     def expire(self, now_s: float) -> None:
         """Close what has been parked long enough."""

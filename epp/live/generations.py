@@ -121,9 +121,9 @@ class Generations:
         self.pinned = False
         return self.newest if self.waiting is Answer.APPLY else None
 
-    def condemn(self) -> None:
-        """Have the configuration in force not come back until its source has brought another one."""
-        self.condemned = self.current.candidate.hash
+    def condemn(self, candidate: Candidate) -> None:
+        """Have a configuration that is no longer in force stay out until its source has brought another one."""
+        self.condemned = candidate.hash
 
     def pardon(self) -> None:
         """Forget which configuration failed."""

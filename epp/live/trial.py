@@ -1,9 +1,12 @@
 """A configuration on trial: what became of its requests, beside what became of those before it, and the verdict.
 
-Errors count from the first request. Hits count from `WARM_UP_RATIO` of the time on, since a strategy that starts with an empty
-index is expected to find little at first. Both need `REQUESTS_MIN` requests, before the change and since, or nothing is concluded
-from them; a trial that ends without having seen so many is passed, and says so. What servers report as cached counts where they
-report it; else what the strategies believed. Pure: time is an argument, the director's clock.
+Errors count from the first request, and against all requests that were sent on their way since, ended or not: what fails fails
+quickly, and would be all there is in the first seconds of requests that take minutes. Hits count from `WARM_UP_RATIO` of the time
+on, since a strategy that starts with an empty index is expected to find little at first. What servers report as cached counts where
+they report it; else what the strategies believed. Both need `REQUESTS_MIN` requests, before the change and since, or nothing is
+concluded from them; a trial that ends without having seen so many is passed, and says so.
+
+Pure: time is an argument, of the director's clock.
 """
 
 from dataclasses import dataclass
@@ -20,12 +23,13 @@ WARM_UP_RATIO = 0.2
 class Tally:
     """What became of requests. Sums, so that two of them can be subtracted."""
 
-    ended: int = 0
+    requests: int = 0
     failed: int = 0
     """Of those, with a 5xx, or without an answer or an endpoint."""
     decided: int = 0
+    """Requests whose beliefs are known."""
     prompt_tokens: float = 0.0
-    """Of those that were decided."""
+    """Of those."""
     believed_tokens: float = 0.0
     """Of those tokens, believed cached where the request was sent."""
     reports: int = 0
@@ -37,7 +41,7 @@ class Tally:
     @property
     def error_ratio(self) -> float:
         """Share of requests that failed; 0 before the first."""
-        return self.failed / max(1, self.ended)
+        return self.failed / max(1, self.requests)
 
     def hit_ratio(self, *, reported: bool) -> float | None:
         """Return the share of prompt tokens found cached, as reported or as believed; None when that rests on too little."""
@@ -92,16 +96,21 @@ class Trial:
 
     def decided(self, at_s: float, *, prompt_tokens: float, believed_tokens: float) -> None:
         """A request was given an endpoint."""
+        self.errors.requests += 1
         if at_s >= self._warm_s:
             self.hits.decided += 1
             self.hits.prompt_tokens += prompt_tokens
             self.hits.believed_tokens += believed_tokens
 
-    def ended(self, at_s: float, *, failed: bool) -> None:
-        """A request that was decided, or refused, at `at_s` is over. Those from before the swap do not count."""
+    def refused(self) -> None:
+        """A request was given none, and failed by that."""
+        self.errors.requests += 1
+        self.errors.failed += 1
+
+    def failed(self, at_s: float) -> None:
+        """A request that was decided at `at_s` has failed. One from before the swap does not count."""
         if at_s >= self.started_s:
-            self.errors.ended += 1
-            self.errors.failed += failed
+            self.errors.failed += 1
 
     def reported(self, at_s: float, *, prompt_tokens: float, cached_tokens: float) -> None:
         """The server of a request that was decided at `at_s` says what it had cached."""
@@ -122,19 +131,18 @@ class Trial:
             return Verdict(outcome=Outcome.FAILED, reason=reason)
         if now_s < self.started_s + self.for_s:
             return RUNNING
-        seen = f"{self.errors.ended} requests, {self.errors.failed} failed"
-        return Verdict(
-            outcome=Outcome.PASSED, reason=seen if self.errors.ended >= REQUESTS_MIN else f"only {seen}: too few to judge"
-        )
+        seen = f"{self.errors.requests} requests, {self.errors.failed} failed"
+        enough = self.errors.requests >= REQUESTS_MIN
+        return Verdict(outcome=Outcome.PASSED, reason=seen if enough else f"only {seen}: too few to judge")
 
     def _too_many_errors(self) -> str:
         limit, seen, before = self._revert_on.error_ratio, self.errors, self.baseline
-        if limit is None or seen.ended < REQUESTS_MIN or seen.error_ratio <= limit:
+        if limit is None or seen.requests < REQUESTS_MIN or seen.error_ratio <= limit:
             return ""
-        if before.ended >= REQUESTS_MIN and seen.error_ratio <= before.error_ratio:
+        if before.requests >= REQUESTS_MIN and seen.error_ratio <= before.error_ratio:
             return ""  # it was as bad before: to go back would mend nothing
-        was = f"{before.error_ratio:.3f} before" if before.ended else "nothing known of before"
-        return f"error ratio {seen.error_ratio:.3f} over {limit:g} in {seen.ended} requests ({was})"
+        was = f"{before.error_ratio:.3f} before" if before.requests else "nothing known of before"
+        return f"error ratio {seen.error_ratio:.3f} over {limit:g} in {seen.requests} requests ({was})"
 
     def _too_few_hits(self) -> str:
         drop = self._revert_on.hit_ratio_drop
