@@ -14,7 +14,8 @@ from epp.config.document import DataLayer, EndpointPickerConfig, ProfileSpec
 from epp.config.expansion import PRODUCERS, expand
 from epp.errors import ConfigError
 from epp.parsers.select import PARSERS
-from epp.scheduling.api import Filter, Picker, Plugin, Producer, ProfileHandler, Scorer
+from epp.scheduling.api import Detector, Filter, Picker, Plugin, Producer, ProfileHandler, Scorer
+from epp.scheduling.detectors.utilization import UtilizationDetector
 from epp.scheduling.doubts import find_doubts
 from epp.scheduling.producers.prefix_chain import PrefixChainProducer
 from epp.scheduling.profile import Profile
@@ -43,6 +44,8 @@ class Plan:
     """What makes prefix strategies, by name; those of the chain stand before it."""
     default_producer: str = ""
     """The producer that plugins mean when they name none: the chain if there is one, else the first; empty when there is none."""
+    detector: Detector = field(default_factory=UtilizationDetector)
+    """Says when requests are shed."""
     parsers: tuple[str, ...] = tuple(PARSERS)
     """Types, for `epp.parsers.select.Parsers`."""
     discovery: FileDiscovery | None = None
@@ -81,6 +84,7 @@ def build(config: EndpointPickerConfig, registry: Registry) -> Plan:
         handler=builder.handler(),
         producers=producers,
         default_producer=default,
+        detector=builder.detector(),
         parsers=builder.parsers(),
         discovery=builder.discovery(),
         metrics_source=builder.only(MetricsDataSource) or MetricsDataSource(),
@@ -209,6 +213,24 @@ class _Builder:
                 raise ConfigError(f"{ref.plugin_ref!r} is not a parser", f"requestHandler.parsers[{index}].pluginRef")
             chosen.append(types[ref.plugin_ref])
         return tuple(chosen) or tuple(PARSERS)
+
+    def detector(self) -> Detector:
+        """Return the saturation detector: the one that is referred to, the only one there is, or the default one."""
+        flow, found = self.config.flow_control, self.of_kind(Detector)
+        refs = {
+            "flowControl.saturationDetector": flow.saturation_detector if flow is not None else None,
+            "saturationDetector": self.config.saturation_detector,
+        }
+        given = {path: ref.plugin_ref for path, ref in refs.items() if ref is not None}
+        for path, name in given.items():
+            if name not in found:
+                raise ConfigError(f"{name!r} does not detect saturation", f"{path}.pluginRef")
+        if len(given) > 1:
+            raise ConfigError("give it here or as flowControl.saturationDetector, not both", "saturationDetector")
+        if not given and len(found) > 1:
+            message = f"there is more than one detector ({', '.join(found)}); name one as flowControl.saturationDetector"
+            raise ConfigError(message, self.paths[list(found)[1]])
+        return next((found[name] for name in given.values()), next(iter(found.values()), UtilizationDetector()))
 
     def discovery(self) -> FileDiscovery | None:
         """Return what finds the endpoints, or None for Kubernetes."""
