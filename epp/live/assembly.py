@@ -31,9 +31,7 @@ from epp.telemetry.observers import Observers
 from epp.telemetry.sheets import DecisionRing
 from epp.tokenizer import Tokenizer
 
-REHEARSED = InferenceRequest(
-    head=RequestHead(path="/v1/chat/completions"), api=Api.PASSTHROUGH, model="rehearsal", prompt=b"x" * 64
-)
+REHEARSED = InferenceRequest(head=RequestHead(path="/v1/chat/completions"), api=Api.CHAT, model="rehearsal", prompt=b"x" * 64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
