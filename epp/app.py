@@ -18,14 +18,18 @@ from typing import Any
 import uvloop
 
 from epp import parts
+from epp.admin.config_pages import ConfigPages
 from epp.admin.server import Admin
 from epp.cluster import Cluster
-from epp.config import config_hash, dump, load, load_file
+from epp.config import load
 from epp.discovery.file import FileDiscovery
 from epp.errors import ConfigError
 from epp.extproc.pump import Pump
 from epp.flags import ServeOptions
 from epp.live.assembly import Assembly, Prepared, prepare
+from epp.live.controller import Controller, Parts
+from epp.live.report import LiveConfig
+from epp.live.sources import ConfigSources
 from epp.model.endpoint import Endpoint
 from epp.model.stream import Outlet, StreamHandler
 from epp.pool.state import PoolState
@@ -36,7 +40,7 @@ from epp.telemetry.health import Fact, HealthState
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.observers import Observers
 from epp.telemetry.sheets import DecisionRing
-from epp.telemetry.state_metrics import ConfigState, Sources
+from epp.telemetry.state_metrics import Sources
 from epp.transport.base import Transport
 
 log = logging.getLogger(__name__)
@@ -62,15 +66,11 @@ def run(options: ServeOptions) -> int:
 
 
 def _run(options: ServeOptions) -> int:
-    config = load(options.config_text or "") if options.config_file is None else load_file(options.config_file)
-    plan = build(config, Registry(allow_experimental=options.allow_experimental_plugins))
-    for warning in plan.warnings:
-        log.warning("configuration", extra={"doubt": warning})
     if options.ignored:
         log.info("flags without effect", extra={"flags": ", ".join(options.ignored)})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(_serve(options, prepare(plan)))
+            return runner.run(_serve(options))
         except asyncio.CancelledError:
             return SECOND_SIGNAL_CODE
         except BaseExceptionGroup as group:  # of the task group; what a user can mend is said in one line, like anywhere else
@@ -80,8 +80,13 @@ def _run(options: ServeOptions) -> int:
             raise
 
 
-async def _serve(options: ServeOptions, first: Prepared) -> int:
-    return await Picker(options, first).serve()
+async def _serve(options: ServeOptions) -> int:
+    registry = Registry(allow_experimental=options.allow_experimental_plugins)
+    async with ConfigSources(options) as sources:
+        plan = build(load(await sources.first()), registry)
+        for warning in plan.warnings:
+            log.warning("configuration", extra={"doubt": warning})
+        return await Picker(options, prepare(plan), sources, registry).serve()
 
 
 def _current_task() -> asyncio.Task[Any]:
@@ -96,23 +101,28 @@ class Picker:
     Args:
         options: the flags.
         first: the configuration to begin with.
+        sources: where it came from, and the next ones will.
+        registry: the plugins there are.
 
     Raises:
         ConfigError: they do not fit together.
     """
 
-    def __init__(self, options: ServeOptions, first: Prepared) -> None:
-        plan, limits = first.plan, first.plan.config.limits
+    def __init__(self, options: ServeOptions, first: Prepared, sources: ConfigSources, registry: Registry) -> None:
+        limits = first.plan.config.limits
         self._options = options
+        self._config_sources = sources
         self.health = HealthState()
         self.pool = PoolState(slots_max=limits.endpoints_max, requests_max=limits.requests_max)
         self.metrics = Metrics(time.monotonic)
         self.ring = DecisionRing(time.time, records_max=limits.decisions_kept)
         observers = Observers([self.metrics, self.ring, logs.DecisionLog()])
         self.assembly = Assembly(options, first, pool=self.pool, ring=self.ring, observers=observers)
+        live = Parts(assembly=self.assembly, registry=registry, metrics=self.metrics, ring=self.ring, observers=observers)
+        self.controller = Controller(live, sources.began_with)
+        self._live_config = LiveConfig(self.controller, self.assembly.parking)
         self._cluster = self._make_cluster()
         self._discovery = self._make_discovery()
-        self._config = ConfigState(hash=config_hash(plan.config), generation=1, effective=dump(plan.config))
         self._stop = asyncio.Event()
         self._main = _current_task()
 
@@ -148,7 +158,8 @@ class Picker:
     async def _listen(self, stack: AsyncExitStack) -> Transport:
         """Open the three ports, and say which they are."""
         options = self._options
-        admin = Admin(self._sources(), self.metrics, self.ring, self.health)
+        pages = ConfigPages(self._live_config).routes()
+        admin = Admin(self._sources(), self.metrics, self.ring, self.health, pages)
         metrics_port = await admin.start(options.bind or "0.0.0.0", options.metrics_port)
         stack.push_async_callback(admin.stop)
         kind = parts.transport_kind(options)
@@ -165,7 +176,7 @@ class Picker:
                 "grpc_health_port": health_port,
                 "metrics_port": metrics_port,
                 "tls": options.secure_serving,
-                "config_hash": self._config.hash,
+                "config_hash": self._live_config.state().hash,
             },
         )
         return transport
@@ -175,6 +186,8 @@ class Picker:
         return {
             **(self._cluster.jobs() if self._cluster is not None else {}),
             **({"discovery": self._discovery.run()} if self._discovery is not None else {}),
+            **self._config_sources.jobs(self.controller),
+            "configuration": self.controller.run(),
             "poller": self.assembly.poller.run(),
             "KV events": self.assembly.subscriptions.run(),
             "loop lag": loop_lag.watch(self.metrics.loop_lag.observe),
@@ -242,7 +255,7 @@ class Picker:
             snapshot=self.pool.snapshot,
             clock=time.monotonic,
             strategies=lambda: tuple(self.assembly.strategies.driven.values()),
-            config=lambda: self._config,
+            config=self._live_config.state,
             watched=self._cluster.watched if self._cluster is not None else tuple,
             pool_name=self._options.pool_name,
             poll_errors=lambda: {cause.value: count for cause, count in self.assembly.poller.errors.items()},

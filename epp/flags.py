@@ -53,6 +53,10 @@ class ServeOptions:
 
     config_file: Path | None = None
     config_text: str | None = None
+    config_map: str = ""
+    """`name` or `name/entry` of a ConfigMap that is watched through the API server."""
+    watch_config: bool = True
+    """Take up what changes in the file or the ConfigMap."""
     grpc_port: int = 9002
     grpc_health_port: int = 9003
     metrics_port: int = 9090
@@ -129,6 +133,14 @@ def parse_name(text: str) -> str:
     return text
 
 
+def parse_config_map(text: str) -> str:
+    """Return `name` or `name/entry` of a ConfigMap."""
+    name, slash, entry = text.partition("/")
+    if not _NAME.fullmatch(name) or (slash and not re.fullmatch(r"[-._A-Za-z0-9]{1,253}", entry)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a ConfigMap as in epp-config or epp-config/config.yaml")
+    return text
+
+
 def parse_selector(text: str) -> Mapping[str, str]:
     """Return the labels of a selector such as `app=vllm,tier=gpu`."""
     labels: dict[str, str] = {}
@@ -165,6 +177,13 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
     config = parser.add_argument_group("configuration")
     config.add_argument("--config-file", type=Path, metavar="FILE", help="an EndpointPickerConfig")
     config.add_argument("--config-text", metavar="YAML", help="the same, inline")
+    config.add_argument(
+        "--config-map",
+        type=parse_config_map,
+        metavar="NAME[/ENTRY]",
+        help="the same, of a ConfigMap that is watched",
+    )
+    _boolean(config, "--watch-config", True, "take up changes of the file and the ConfigMap without a restart (true)")
     _boolean(config, "--allow-experimental-plugins", False, "admit plugins marked experimental")
     kubernetes = parser.add_argument_group("Kubernetes (with KUBECONFIG, or as the pod's service account)")
     kubernetes.add_argument("--pool-name", type=parse_name, metavar="NAME", default="", help="InferencePool to serve")
@@ -230,6 +249,8 @@ def read_serve_flags(arguments: argparse.Namespace) -> ServeOptions:
     """
     if arguments.config_file is not None and arguments.config_text is not None:
         raise ConfigError("--config-file and --config-text exclude each other")
+    if arguments.config_map and arguments.config_text is not None:
+        raise ConfigError("--config-map and --config-text exclude each other")
     target_ports = tuple(arguments.endpoint_target_ports or ())
     _check_target(arguments.pool_name, arguments.endpoint_selector, target_ports)
     given: Sequence[str] = [
@@ -238,6 +259,8 @@ def read_serve_flags(arguments: argparse.Namespace) -> ServeOptions:
     return ServeOptions(
         config_file=arguments.config_file,
         config_text=arguments.config_text,
+        config_map=arguments.config_map or "",
+        watch_config=arguments.watch_config,
         grpc_port=arguments.grpc_port,
         grpc_health_port=arguments.grpc_health_port,
         metrics_port=arguments.metrics_port,

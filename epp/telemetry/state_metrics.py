@@ -30,8 +30,18 @@ class ConfigState:
 
     hash: str = ""
     generation: int = 0
-    effective: str = ""
-    """The configuration as YAML, defaults and expansions included."""
+    last_success_s: float = 0.0
+    """Wall time at which a good configuration last came."""
+    last_failure_s: float = 0.0
+    """Wall time at which one last came that was not taken; 0: never."""
+    failures: int = 0
+    up_to_date: bool = True
+    """Whether the newest configuration is in force."""
+    pinned: bool = False
+    on_trial: bool = False
+    parked: int = 0
+    """Strategies not in use that are kept warm."""
+    parked_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +175,18 @@ def _process(sources: Sources) -> Iterator[Metric]:
     config, errors = sources.config(), sources.poll_errors()
     yield _one(s.INFO, ((sources.build.get("commit", ""), sources.build.get("build_ref", "")), 1))
     yield _one(s.CONFIG_INFO, ((config.hash,), 1))
-    yield _one(s.CONFIG_GENERATION, ((), config.generation))
+    numbers: tuple[tuple[s.Series, float], ...] = (
+        (s.CONFIG_GENERATION, config.generation),
+        (s.CONFIG_SUCCESS, config.last_success_s),
+        (s.CONFIG_FAILURE, config.last_failure_s),
+        (s.CONFIG_FAILURES, config.failures),
+        (s.CONFIG_CURRENT, config.up_to_date),
+        (s.CONFIG_PINNED, config.pinned),
+        (s.CONFIG_TRIAL, config.on_trial),
+        (s.PARKED, config.parked),
+        (s.PARKED_BYTES, config.parked_bytes),
+    )
+    for series, value in numbers:
+        yield _one(series, ((), float(value)))
     yield _one(s.POLL_ERRORS, ((SOURCE_TYPE,), sum(errors.values())))
     yield _one(s.SCRAPE_ERRORS, *(((cause,), count) for cause, count in errors.items()))

@@ -96,7 +96,7 @@ def test_the_schema_describes_every_plugin(capsys):
 
 def test_serving_without_a_pool_says_what_is_missing(tmp_path, capsys):
     assert main(["serve", "--config-file", write(tmp_path, "strategy: {}\n"), "-v=0"]) == 2
-    assert "epp: dataLayer.discovery: no pool" in capsys.readouterr().err
+    assert "epp: dataLayer.discovery: say in one way where the endpoints are" in capsys.readouterr().err
 
 
 def test_help_reads_well(capsys):
