@@ -1,4 +1,4 @@
-"""One request's life above the wire: parse, admit, match, schedule, reserve, account.
+"""One request's life above the wire: rank, parse, admit, match, schedule, reserve, account.
 
 The pump of a stream calls it: `schedule` once the request is whole, `first_token` when the first byte of the answer's body passes,
 `finish` exactly once whatever way the stream ended. Nothing here knows protobuf, gRPC or Envoy's phases.
@@ -15,20 +15,25 @@ from typing import Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from epp.errors import NoEndpoint, RequestError
+from epp.errors import NoEndpoint, Overloaded, RequestError
 from epp.model.decision import Decision, Outcome
-from epp.model.match import Match
+from epp.model.match import IntColumn, Match
 from epp.model.request import Api, InferenceRequest, RequestHead, prompt_tokens
 from epp.model.snapshot import Snapshot
+from epp.objectives.objectives import Objectives
 from epp.parsers.model_span import find_model_span
 from epp.parsers.select import Parsers
 from epp.pool.outliers import Outliers, is_hung
 from epp.pool.state import PoolState
 from epp.prefix.strategy import Strategy
-from epp.scheduling.api import ProfileHandler, View
+from epp.scheduling.api import Detector, ProfileHandler, View
+from epp.scheduling.detectors.utilization import UtilizationDetector
 from epp.scheduling.profile import Profile
 
 REWRITE_HEADERS = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
+"""Asks for another model; the first that is not empty counts."""
+SHED_RETRY_AFTER_S = 1
+"""When a request that was shed may come again: some ten readings of the endpoints later."""
 
 Answer = Callable[[Decision | RequestError], None]
 Cancel = Callable[[], None]
@@ -67,6 +72,8 @@ class Routing:
     """Name of the producer that scorers mean when they name none; empty when there is none."""
     asked: Mapping[str, Strategy] = field(default_factory=dict)
     """Members of a chain that some plugin asks by name. They are matched here as well; the chain has them learn."""
+    detector: Detector = field(default_factory=UtilizationDetector)
+    """Says when the pool is saturated, asked for requests of negative priority."""
     tokenizer: Tokenizer | None = None
     """Asked when a strategy needs token ids and the request does not carry them."""
 
@@ -92,6 +99,7 @@ class Director:
         clock: monotonic seconds.
         random: for ties and draws.
         ignore_subset: pick from the whole pool, whatever the gateway allows.
+        objectives: what requests are worth, and which models they go on to; none when absent.
     """
 
     def __init__(
@@ -104,12 +112,14 @@ class Director:
         clock: Callable[[], float],
         random: Random,
         ignore_subset: bool = False,
+        objectives: Objectives | None = None,
     ) -> None:
         self.routing = routing
         self._pool = pool
         self._ledger = pool.ledger
         self._outliers = Outliers()
         self.parsers = parsers
+        self.objectives = objectives or Objectives()
         self._observer = observer
         self._clock = clock
         self._random = random
@@ -122,6 +132,12 @@ class Director:
     def in_flight(self) -> int:
         """Requests that were given an endpoint and are not over."""
         return len(self._flights)
+
+    def saturation(self) -> float:
+        """Return how full the whole pool is: 1 and more for full. Cost: 10 us."""
+        now_s = self._clock()
+        snapshot = self._pool.snapshot(now_s)
+        return self.routing.detector.saturation(View(snapshot, snapshot.slots, {}, now_s)) if len(snapshot.slots) else 1.0
 
     def schedule(self, head: RequestHead, body: bytes | None, answer: Answer) -> Cancel | None:
         """Decide where a request goes.
@@ -137,8 +153,12 @@ class Director:
         """
         start_s = self._clock()
         size = len(body) if body is not None else 0
+        if self.objectives.priorities:
+            head = self.objectives.rank(head)
         try:
             request = self._read(head, body)
+            if head.priority < 0:
+                self._admit(head, start_s)
         except RequestError as error:
             self._refuse(head, error, answer)
             return None
@@ -174,15 +194,34 @@ class Director:
         self._observer.finished(decision, outcome, ttft_s=ttft_s, duration_s=now_s - decision.at_s)
 
     def _read(self, head: RequestHead, body: bytes | None) -> InferenceRequest:
-        """Return the parsed request, its model rewritten if a header asks for it."""
+        """Return the parsed request, its model rewritten if a rule says so, else if a header asks for it."""
         if body is None:
             return InferenceRequest(head=head, api=Api.PASSTHROUGH)
         request = self.parsers.parse(head, body)
-        for name in REWRITE_HEADERS:
-            target = head.headers.get(name)
-            if target and request.model and target != request.model:
-                return replace(request, target_model=target, model_span=find_model_span(body))
-        return request
+        model, headers, rewrites = request.model, head.headers, self.objectives.rewrites
+        target, rewrite = headers.get(REWRITE_HEADERS[0]) or headers.get(REWRITE_HEADERS[1]) or model, ""
+        if rewrites is not None:
+            target, rewrite = rewrites.choose(model, self._random) or (target, "")
+        if not model or (target == model and not rewrite):
+            return request
+        span = find_model_span(body) if target != model else None
+        return replace(request, target_model=target, rewrite=rewrite, model_span=span)
+
+    def _admit(self, head: RequestHead, now_s: float) -> None:
+        """Refuse a request that may be shed while the pool is saturated, before a tokenizer or a strategy works for it."""
+        snapshot = self._pool.snapshot(now_s)
+        view = View(snapshot, self._candidates(head, snapshot, now_s), {}, now_s)
+        if self.routing.detector.saturation(view) >= 1.0:
+            message = "system saturated, sheddable request dropped"
+            raise Overloaded(message, reason="rejected-saturated", retry_after_s=SHED_RETRY_AFTER_S)
+
+    def _candidates(self, head: RequestHead, snapshot: Snapshot, now_s: float) -> IntColumn:
+        """Return the slots that a request may go to, at least one."""
+        subset = None if self._ignore_subset else head.subset
+        slots = self._outliers.narrow(self._pool.candidates(snapshot, subset), now_s)
+        if not len(slots):
+            raise NoEndpoint("failed to find endpoint candidates for serving the request", reason="rejected-no-endpoints")
+        return slots
 
     def _answer(self, request: InferenceRequest, start_s: float, size: int, answer: Answer) -> None:
         try:
@@ -202,10 +241,7 @@ class Director:
         routing, now_s = self.routing, self._clock()
         self._ledger.advance(now_s)
         snapshot = self._pool.snapshot()
-        subset = None if self._ignore_subset else request.head.subset
-        slots = self._outliers.narrow(self._pool.candidates(snapshot, subset), now_s)
-        if not len(slots):
-            raise NoEndpoint("failed to find endpoint candidates for serving the request", reason="rejected-no-endpoints")
+        slots = self._candidates(request.head, snapshot, now_s)
         keys: dict[str, object] = {}
         matches: dict[str, Match | None] = {}
         for name, strategy in routing.strategies.items():

@@ -12,10 +12,13 @@ from epp.errors import BadRequest, NoEndpoint, Overloaded
 from epp.model.decision import Decision, Outcome, Usage
 from epp.model.match import Match
 from epp.model.request import RequestHead
+from epp.objectives.objectives import Source
+from epp.objectives.rewrites import Rewrite, Rule, Target
 from epp.parsers.select import Parsers
 from epp.pool.engines import Sample
 from epp.pool.state import PoolState
 from epp.prefix.strategy import HEALTHY, Size
+from epp.scheduling.detectors.utilization import UtilizationDetector
 from epp.scheduling.pickers.max_score import MaxScorePicker
 from epp.scheduling.profile import Profile
 from epp.scheduling.profiles.single import SingleProfileHandler
@@ -327,3 +330,106 @@ class TestAnotherConfiguration:
         tokenizer.waiting[0]((1, 2, 3))
         assert answers[0].slot == 2
         assert other.recorded == [2]
+
+
+def naming(objective, **more):
+    return RequestHead(path="/v1/chat/completions", headers={"x-llm-d-inference-objective": objective}, **more)
+
+
+class TestSheddable:
+    """Requests whose objective has a negative priority."""
+
+    def world(self, *, waiting=0, **options):
+        world = World(**options)
+        world.director.objectives.set_priorities(Source.CONFIGURATION, {"batch": -1, "gold": 9})
+        for slot in world.pool.snapshot().slots.tolist():
+            world.pool.update(slot, Sample(waiting=waiting, running=0, kv_usage=0.0), world.now_s)
+        return world
+
+    def test_go_their_way_while_there_is_room(self):
+        decision = self.world(waiting=4).ask(chat(), naming("batch"))
+        assert decision.request.priority == -1
+
+    def test_are_refused_while_the_pool_is_saturated(self):
+        world = self.world(waiting=5)
+        error = world.ask(chat(), naming("batch"))
+        assert isinstance(error, Overloaded)
+        assert (error.status, error.reason, error.retry_after_s) == (429, "rejected-saturated", 1)
+        assert world.witness.events == [("rejected", 429)]
+        assert world.in_flight == 0
+        assert world.strategy.recorded == []
+
+    @pytest.mark.parametrize("objective", ["gold", "nobody", ""])
+    def test_nobody_else_is(self, objective):
+        assert isinstance(self.world(waiting=500).ask(chat(), naming(objective)), Decision)
+
+    def test_a_burst_between_two_readings_is_not_let_in_whole(self):
+        world = self.world()
+        answers = [world.ask(chat(), naming("batch")) for _ in range(40)]
+        assert sum(isinstance(answer, Decision) for answer in answers) == 5 * 3
+
+    def test_only_what_the_request_may_go_to_counts(self):
+        world = self.world(waiting=500)
+        world.pool.update(2, Sample(waiting=0, running=0, kv_usage=0.0), world.now_s)
+        assert isinstance(world.ask(chat(), naming("batch")), Overloaded)
+        assert world.ask(chat(), naming("batch", subset=(build_endpoint(2).authority,))).slot == 2
+
+    def test_where_there_is_nobody_at_all_it_is_503(self):
+        error = self.world(endpoints=0).ask(chat(), naming("batch"))
+        assert (error.status, error.reason) == (503, "rejected-no-endpoints")
+
+    def test_a_body_that_cannot_be_read_is_400_whatever_the_load(self):
+        assert self.world(waiting=500).ask(b"{", naming("batch")).status == 400
+
+    def test_without_a_body_they_are_refused_too(self):
+        assert isinstance(self.world(waiting=500).ask(None, naming("batch", method="GET")), Overloaded)
+
+    def test_no_tokenizer_works_for_one_that_is_refused(self):
+        tokenizer = LateTokenizer()
+        assert isinstance(self.world(waiting=5, tokenizer=tokenizer).ask(chat(), naming("batch")), Overloaded)
+        assert tokenizer.waiting == []
+
+    def test_the_detector_is_the_configuration_s(self):
+        world = self.world(waiting=7)
+        world.director.routing = replace(world.director.routing, detector=UtilizationDetector(queue_depth_threshold=8))
+        assert isinstance(world.ask(chat(), naming("batch")), Decision)
+
+    def test_saturation_is_there_to_be_shown(self):
+        assert self.world(waiting=10).director.saturation() == 2.0
+        assert self.world(endpoints=0).director.saturation() == 1.0
+
+
+class TestRewrites:
+    """Models sent on under another name because a rule says so."""
+
+    def ask(self, *rules, model="tiny", header="", path="/v1/chat/completions"):
+        world = World()
+        world.director.objectives.set_rewrites(Source.CONFIGURATION, {"r": Rewrite(name="r", rules=rules)})
+        headers = {"x-llm-d-model-name-rewrite": header} if header else {}
+        return world.ask(chat(model=model), RequestHead(path=path, headers=headers)).request
+
+    def rule(self, target, *models):
+        return Rule(models=models, targets=(Target(model=target),))
+
+    def test_the_name_is_replaced_and_the_rewrite_is_named(self):
+        request = self.ask(self.rule("tiny-v2", "tiny"))
+        assert (request.model, request.target_model, request.rewrite) == ("tiny", "tiny-v2", "r")
+        assert chat()[slice(*request.model_span)] == b'"tiny"'
+
+    def test_a_rule_beats_the_header(self):
+        assert self.ask(self.rule("ruled", "tiny"), header="asked").target_model == "ruled"
+
+    def test_the_header_counts_where_no_rule_matches(self):
+        request = self.ask(self.rule("ruled", "other"), header="asked")
+        assert (request.target_model, request.rewrite) == ("asked", "")
+
+    def test_the_rule_looks_at_the_client_s_name_not_at_the_header_s(self):
+        assert self.ask(self.rule("ruled", "asked"), header="asked").target_model == "asked"
+
+    def test_a_rule_that_keeps_the_name_is_named_and_changes_nothing(self):
+        request = self.ask(self.rule("tiny", "tiny"), header="asked")
+        assert (request.target_model, request.rewrite, request.model_span) == ("tiny", "r", None)
+
+    def test_a_body_that_is_not_read_is_not_rewritten(self):
+        request = self.ask(self.rule("ruled"), path="/anything/else")
+        assert (request.target_model, request.model_span) == ("", None)
