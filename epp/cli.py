@@ -9,13 +9,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from epp.demo.options import add_demo_flags
 from epp.errors import ConfigError
 from epp.flags import add_serve_flags, read_serve_flags
 from epp.standalone.flags import add_standalone_flags
+
+if TYPE_CHECKING:
+    from epp.admin.remote import Remote
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,6 +105,60 @@ def standalone(arguments: argparse.Namespace) -> int:
     return run(read_standalone_flags(arguments), read_endpoints)
 
 
+def config_status(arguments: argparse.Namespace) -> int:
+    """Say which configuration a running picker has in force, and what is wrong with a newer one."""
+    from epp.admin.remote import status_lines
+
+    return _say_lines(status_lines(_remote(arguments).get("/config")))
+
+
+def config_history(arguments: argparse.Namespace) -> int:
+    """List the configurations that have been in force in a running picker."""
+    from epp.admin.remote import history_lines
+
+    return _say_lines(history_lines(_remote(arguments).get("/config")))
+
+
+def config_diff(arguments: argparse.Namespace) -> int:
+    """Show what changed between a generation and another one, or the one in force."""
+    newer = "" if arguments.newer is None else f"&to={arguments.newer}"
+    return _say_lines(_remote(arguments).get(f"/config/diff?from={arguments.older}{newer}")["diff"])
+
+
+def config_rollback(arguments: argparse.Namespace) -> int:
+    """Put an earlier configuration of a running picker in force, and keep it until it is unpinned."""
+    from epp.admin.remote import status_lines
+
+    return _say_lines(status_lines(_remote(arguments).post("/config/rollback", generation=arguments.generation)))
+
+
+def config_pin(arguments: argparse.Namespace) -> int:
+    """Have a running picker keep the configuration it has, whatever its file or ConfigMap says."""
+    from epp.admin.remote import status_lines
+
+    return _say_lines(status_lines(_remote(arguments).post("/config/pin")))
+
+
+def config_unpin(arguments: argparse.Namespace) -> int:
+    """Have a running picker follow its file or ConfigMap again, beginning with what that says now."""
+    from epp.admin.remote import status_lines
+
+    return _say_lines(status_lines(_remote(arguments).post("/config/unpin")))
+
+
+def _remote(arguments: argparse.Namespace) -> Remote:
+    from epp.admin.remote import Remote
+
+    token = arguments.token_file.read_text(encoding="utf-8").strip() if arguments.token_file is not None else ""
+    return Remote(arguments.admin, token)
+
+
+def _say_lines(lines: Iterable[str]) -> int:
+    for line in lines:
+        _say(line)
+    return 0
+
+
 def _say(text: str) -> None:
     print(text)
 
@@ -125,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    config = commands.add_parser("config", help="check, show or describe a configuration file")
+    config = commands.add_parser("config", help="check or show a configuration file; see, take back or pin a running picker's")
     actions = config.add_subparsers(required=True, metavar="ACTION")
     check = actions.add_parser("check", help="say whether a configuration can be used")
     check.add_argument("file", type=Path)
@@ -136,3 +194,21 @@ def _add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     show.set_defaults(command=config_show)
     schema = actions.add_parser("schema", help="print the JSON schema of the configuration file")
     schema.set_defaults(command=config_schema)
+    live = argparse.ArgumentParser(add_help=False)
+    live.add_argument("--admin", metavar="URL", default="http://127.0.0.1:9090", help="metrics port of the picker (%(default)s)")
+    live.add_argument("--token-file", type=Path, metavar="FILE", help="bearer token, where that port wants one")
+    for name, command, text in (
+        ("status", config_status, "which configuration is in force, and what is wrong with a newer one"),
+        ("history", config_history, "the configurations that were in force before"),
+        ("diff", config_diff, "what changed since a generation"),
+        ("rollback", config_rollback, "put an earlier configuration in force, and keep it"),
+        ("pin", config_pin, "keep the configuration in force, whatever comes"),
+        ("unpin", config_unpin, "follow the file or the ConfigMap again"),
+    ):
+        action = actions.add_parser(name, help=text, parents=[live], description=command.__doc__)
+        action.set_defaults(command=command)
+        if command is config_diff:
+            action.add_argument("older", type=int, metavar="GENERATION")
+            action.add_argument("newer", type=int, metavar="GENERATION", nargs="?", help="the one in force without it")
+        elif command is config_rollback:
+            action.add_argument("generation", type=int, metavar="GENERATION", nargs="?", help="the one before without it")

@@ -58,8 +58,8 @@ class Generations:
     def __init__(self, first: Candidate, at_s: float) -> None:
         self.current = Generation(number=1, candidate=first, cause="start", since_s=at_s)
         self.pinned = False
-        self.newest: Candidate | None = None
-        """The last that a source brought and that could be used; None before the first."""
+        self.newest = first
+        """The last that a source brought and that could be used."""
         self.condemned = ""
         """Hash of the configuration that failed its trial."""
         self._previous: deque[Generation] = deque(maxlen=HISTORY_MAX)
@@ -72,9 +72,8 @@ class Generations:
     @property
     def waiting(self) -> Answer | None:
         """Why the newest configuration is not in force; None when it is."""
-        if self.newest is None or self.newest.hash == self.current.candidate.hash:
-            return None
-        return self._answer(self.newest)
+        answer = self._answer(self.newest)
+        return None if answer is Answer.IN_FORCE else answer
 
     def offer(self, candidate: Candidate) -> Answer:
         """Take note of what a source brought, and say what becomes of it. Only `enter` puts it in force."""

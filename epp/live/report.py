@@ -55,7 +55,7 @@ class LiveConfig:
             "status": {
                 "up_to_date": controller.failure is None and waiting is None,
                 "pinned": history.pinned,
-                "newest": newest and {"hash": newest.hash, "source": newest.source, "held": waiting and waiting.value},
+                "newest": {"hash": newest.hash, "source": newest.source, "held": waiting and waiting.value},
                 "error": controller.failure and _failure(controller.failure),
                 "warnings": controller.warnings,
                 "trial": controller.trial and _trial(controller.trial),
