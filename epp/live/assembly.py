@@ -112,6 +112,7 @@ class Assembly:
             random=Random(),
             ignore_subset=options.disable_endpoint_subset_filter,
         )
+        self.director.objectives.configure(first.plan.config.objectives, first.plan.config.model_rewrites)
         pace = parts.pace(first.plan.config.scrape, options)
         self.poller = Poller(pool, first.engines, clock=time.monotonic, random=Random(), pace=pace, target=first.target)
         pool.on_forget(self.parking.forget)
@@ -154,6 +155,7 @@ class Assembly:
         wire, pace = parts.wire_options(new.plan.config, self._options), parts.pace(new.plan.config.scrape, self._options)
         # Nothing below can fail.
         self.director.routing, self.director.parsers, self.wire = routing, parsers, wire
+        self.director.objectives.configure(new.plan.config.objectives, new.plan.config.model_rewrites)
         self.poller.configure(new.engines, pace=pace, target=new.target)
         self._ring.keep(new.plan.config.limits.decisions_kept)
         self._pool.snapshot().memo.clear()  # columns that plugins keep there belong to the old ones
@@ -190,6 +192,7 @@ class Assembly:
             strategies=strategies.driven,
             asked={name: strategies.all[name] for name in names if name and name not in strategies.driven},
             default=plan.default_producer,
+            detector=plan.detector,
             tokenizer=prepared.tokenizer,
         )
 
