@@ -7,7 +7,7 @@ requests. What the new configuration does not use is parked (`parking`), and clo
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
 
@@ -85,11 +85,20 @@ class Assembly:
         pool: the endpoints.
         ring: the latest decisions.
         observers: who is told of requests.
+        clock: monotonic seconds.
     """
 
     def __init__(
-        self, options: ServeOptions, first: Prepared, *, pool: PoolState, ring: DecisionRing, observers: Observers
+        self,
+        options: ServeOptions,
+        first: Prepared,
+        *,
+        pool: PoolState,
+        ring: DecisionRing,
+        observers: Observers,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.clock = clock
         self.prepared = first
         self.parking = Parking(pool.snapshot)
         self.subscriptions = Subscriptions(pool)
@@ -108,13 +117,13 @@ class Assembly:
             pool=pool,
             parsers=Parsers(first.plan.parsers),
             observer=observers,
-            clock=time.monotonic,
+            clock=clock,
             random=Random(),
             ignore_subset=options.disable_endpoint_subset_filter,
         )
         self.director.objectives.configure(first.plan.config.objectives, first.plan.config.model_rewrites)
         pace = parts.pace(first.plan.config.scrape, options)
-        self.poller = Poller(pool, first.engines, clock=time.monotonic, random=Random(), pace=pace, target=first.target)
+        self.poller = Poller(pool, first.engines, clock=clock, random=Random(), pace=pace, target=first.target)
         pool.on_forget(self.parking.forget)
         self._subscribe()
 
@@ -129,7 +138,7 @@ class Assembly:
         Raises:
             ConfigError: a plugin fails at it.
         """
-        snapshot, now_s = self._pool.snapshot(), time.monotonic()
+        snapshot, now_s = self._pool.snapshot(), self.clock()
         doubts = []
         for index, (name, profile) in enumerate(plan.profiles.items()):
             if not len(snapshot.slots):
@@ -161,7 +170,7 @@ class Assembly:
         self._pool.snapshot().memo.clear()  # columns that plugins keep there belong to the old ones
         self.prepared, self.strategies, self._used = new, strategies, tuple(inheritance.used)
         self.parking.take_out(self._used)
-        self._close(self.parking.park(inheritance.left, time.monotonic()))
+        self._close(self.parking.park(inheritance.left, self.clock()))
         self._subscribe()
         self._observe()
         if old.tokenizer is not None and old.tokenizer is not new.tokenizer:

@@ -78,15 +78,12 @@ class Controller:
     Args:
         on: what it works on.
         source: where the first configuration came from.
-        clock: monotonic seconds, the director's.
         wall: seconds since the epoch.
     """
 
-    def __init__(
-        self, on: Parts, source: str, *, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, on: Parts, source: str, *, wall: Callable[[], float] = time.time) -> None:
         self._on = on
-        self._clock = clock
+        self._clock = on.assembly.clock
         self._wall = wall
         self._told: list[Callable[[Event], None]] = []
         self._lock = asyncio.Lock()
