@@ -7,6 +7,7 @@ Everything from the match to the reservation happens in one synchronous stretch:
 the endpoint idle. The only thing that is ever waited for is a tokenizer.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
@@ -34,6 +35,8 @@ REWRITE_HEADERS = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
 """Asks for another model; the first that is not empty counts."""
 SHED_RETRY_AFTER_S = 1
 """When a request that was shed may come again: some ten readings of the endpoints later."""
+
+_log = logging.getLogger(__name__)
 
 Answer = Callable[[Decision | RequestError], None]
 Cancel = Callable[[], None]
@@ -228,6 +231,10 @@ class Director:
             decision = self._decide(request)
         except RequestError as error:
             self._refuse(request.head, error, answer)
+            return
+        except Exception:  # noqa: BLE001 - of a plugin, which may be a stranger's: it costs this request its endpoint, and shows
+            _log.exception("a request could not be scheduled")
+            self._refuse(request.head, RequestError("internal error"), answer)
             return
         self._observer.decided(decision, duration_s=self._clock() - start_s, body_bytes=size)
         answer(decision)

@@ -79,9 +79,9 @@ class Witness:
         tokens, believed = decision.prompt_tokens, decision.matched_tokens
         self._trial.decided(decision.at_s, prompt_tokens=tokens, believed_tokens=believed)
 
-    def rejected(self, head: RequestHead, error: RequestError) -> None:  # noqa: ARG002
-        """A request was answered by the picker: by what is in force now."""
-        if is_failure(error):
+    def rejected(self, head: RequestHead, error: RequestError) -> None:
+        """A request was answered by the picker: by what is in force now. To shed what may be shed is no failure."""
+        if head.priority >= 0 and is_failure(error):
             self._trial.refused()
 
     def finished(self, decision: Decision, outcome: Outcome, *, ttft_s: float | None, duration_s: float) -> None:  # noqa: ARG002

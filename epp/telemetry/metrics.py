@@ -27,10 +27,9 @@ ATTEMPTS_MAX = 10_000
 OTHER = "other"
 FAIRNESS_HEADERS = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
 FAIRNESS_DEFAULT = "default-flow"
-PRIORITY_DEFAULT = "0"
-"""Priorities come from objectives, which exist only with Kubernetes."""
 
-RequestKey = tuple[str, str, str]
+RequestKey = tuple[str, str, str, int]
+"""Model, target model, fairness id, priority. Priorities are not capped: operators make them, not clients."""
 
 
 class Cap:
@@ -116,10 +115,12 @@ class Metrics:
         self._flows = Cap(LABEL_VALUES_MAX)
         self._cells: dict[RequestKey, _Cells] = {}
         """By labels; a request whose own values are its labels finds its cells here at once."""
-        self._errors: Counter[tuple[str, str, str, str]] = Counter()
+        self._errors: Counter[tuple[str, str, str, int, str]] = Counter()
         self._attempts: Counter[tuple[str, str, str, int]] = Counter()
         """By status, target model, endpoint name, port."""
         self._decisions: Counter[tuple[str, str]] = Counter()
+        self._rewrites: Counter[tuple[str, str, str]] = Counter()
+        """By rewrite, model, target model."""
         self._rejections: Counter[tuple[str, str]] = Counter()
         self._ends: Counter[str] = Counter()
         self._failed = 0
@@ -147,12 +148,14 @@ class Metrics:
         match = decision.sheet.match
         reason = "nothing-known" if match is None else "fallback" if match.passed_over else "preferred"
         self._decisions[decision.strategy or "none", reason] += 1
+        if request.rewrite:
+            self._rewritten(request)
 
     def rejected(self, head: RequestHead, error: RequestError) -> None:
         """Count a request that the picker answered itself. Its model is not known here, and often not at all."""
-        self._errors["", "", self._flow(head), error.code] += 1
+        self._errors["", "", self._flow(head), head.priority, error.code] += 1
         self._rejections[str(error.status), error.reason or ""] += 1
-        if is_failure(error):
+        if head.priority >= 0 and is_failure(error):  # to shed what may be shed is none
             self._refused += 1
         if isinstance(error, (NoEndpoint, Overloaded)):
             self._attempt("failure", "", "", 0)
@@ -198,15 +201,16 @@ class Metrics:
             self._reported[strategy] += usage.cached_tokens
 
     def _cells_of(self, request: InferenceRequest) -> _Cells:
-        cells = self._cells.get((request.model, request.target_model, self._flow_value(request.head)))
+        cells = self._cells.get((request.model, request.target_model, self._flow_value(request.head), request.head.priority))
         return cells if cells is not None else self._cells[self._labels(request)]
 
     def _labels(self, request: InferenceRequest) -> RequestKey:
         """Return the capped labels of a request, with cells for them in place."""
-        labels = self._models.label(request.model), self._models.label(request.target_model), self._flow(request.head)
+        model, target, priority = self._models.label(request.model), self._models.label(request.target_model), request.priority
+        labels = model, target, self._flow(request.head), priority
         if labels not in self._cells:
             if len(self._cells) >= LABEL_SETS_MAX:
-                labels = OTHER, OTHER, OTHER
+                labels = OTHER, OTHER, OTHER, priority
             self._cells.setdefault(labels, _Cells())
         return labels
 
@@ -216,6 +220,10 @@ class Metrics:
 
     def _flow(self, head: RequestHead) -> str:
         return self._flows.label(self._flow_value(head))
+
+    def _rewritten(self, request: InferenceRequest) -> None:
+        key = request.rewrite, self._models.label(request.model), self._models.label(request.target_model)
+        self._rewrites[key if key in self._rewrites or len(self._rewrites) < LABEL_SETS_MAX else (OTHER, OTHER, OTHER)] += 1
 
     def _attempt(self, status: str, model: str, endpoint: str, port: int) -> None:
         key = status, model, endpoint, port
@@ -247,8 +255,9 @@ class Metrics:
             namespace, _, name = endpoint.rpartition("/")
             s.ATTEMPTS.add(attempts, (status, model, name, namespace, str(port or "")), count)
         yield attempts
-        tables: tuple[tuple[s.Series, Counter[str] | Counter[tuple[str, str]]], ...] = (
+        tables: tuple[tuple[s.Series, Counter[str] | Counter[tuple[str, str]] | Counter[tuple[str, str, str]]], ...] = (
             (s.DECISIONS, self._decisions),
+            (s.REWRITES, self._rewrites),
             (s.REJECTIONS, self._rejections),
             (s.OUTCOMES, self._ends),
             (s.COMPARED, self._compared),
@@ -274,14 +283,14 @@ class Metrics:
         for series, attribute in _CELL_SERIES:
             family = series.family()
             for labels, cell in cells.items():
-                series.add(family, (*labels, PRIORITY_DEFAULT), getattr(cell, attribute))
+                series.add(family, tuple(map(str, labels)), getattr(cell, attribute))
             yield family
         ttft = s.TTFT.family()
         for labels, cell in cells.items():
-            s.TTFT.add(ttft, (*labels, PRIORITY_DEFAULT, "true"), cell.ttft_streaming)
-            s.TTFT.add(ttft, (*labels, PRIORITY_DEFAULT, "false"), cell.ttft_whole)
+            s.TTFT.add(ttft, (*map(str, labels), "true"), cell.ttft_streaming)
+            s.TTFT.add(ttft, (*map(str, labels), "false"), cell.ttft_whole)
         yield ttft
         errors = s.ERRORS.family()
         for key, count in self._errors.copy().items():
-            s.ERRORS.add(errors, (*key[:3], PRIORITY_DEFAULT, key[3]), count)
+            s.ERRORS.add(errors, tuple(map(str, key)), count)
         yield errors

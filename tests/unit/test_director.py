@@ -260,6 +260,19 @@ def test_a_model_is_rewritten_by_header():
     assert body[slice(*request.model_span)] == b'"tiny"'
 
 
+def test_a_plugin_that_fails_costs_a_request_its_endpoint_and_is_told_of(caplog):
+    class Broken(Notebook):
+        def match(self, keys, request, snapshot, slots):
+            raise ZeroDivisionError
+
+    world = World()
+    world.director.routing = replace(world.director.routing, strategies={"notebook": Broken()})
+    assert world.ask(chat()).status == 500
+    assert world.witness.events == [("rejected", 500)]
+    assert world.in_flight == 0
+    assert caplog.records[0].exc_info[0] is ZeroDivisionError
+
+
 class TestWaitingForTokens:
     def test_the_answer_comes_when_the_tokens_do(self):
         tokenizer, answers = LateTokenizer(), []
