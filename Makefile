@@ -31,6 +31,8 @@ check: venv      ## ruff, mypy --strict, import layers, generated files
 	$(BIN)/ruff format --check epp tests hack
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python hack/chart_schema.py --check
+	$(BIN)/python hack/render_manifests.py --check
 
 bench: venv      ## what a decision costs, as ratios against floors measured in the same run
 	$(BIN)/python -m tests.bench $(ARGS)
@@ -41,10 +43,14 @@ bench-routing: venv ## how well each strategy routes, through a real Envoy (long
 proto: venv      ## regenerate epp/pb from proto/
 	$(BIN)/python hack/generate_proto.py
 
+manifests: venv  ## regenerate the chart's schema and dashboard, manifests/install and manifests/configmaps
+	$(BIN)/python hack/chart_schema.py
+	$(BIN)/python hack/render_manifests.py
+
 lock:            ## pin every dependency with its hashes
 	$(PYTHON) -m venv .lock-venv && .lock-venv/bin/pip install --quiet 'pip-tools>=7.4'
 	.lock-venv/bin/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \
 	  --no-emit-trusted-host --no-emit-find-links --extra standalone --extra dev --output-file $(LOCK) pyproject.toml
 	rm -rf .lock-venv
 
-.PHONY: help venv run test kube-assets check bench bench-routing proto lock
+.PHONY: help venv run test kube-assets check bench bench-routing proto manifests lock
