@@ -258,5 +258,6 @@ class Picker:
             config=self._live_config.state,
             watched=self._cluster.watched if self._cluster is not None else tuple,
             pool_name=self._options.pool_name,
+            saturation=self.assembly.director.saturation,
             poll_errors=lambda: {cause.value: count for cause, count in self.assembly.poller.errors.items()},
         )

@@ -177,6 +177,7 @@ class DecisionLog:
         facts = {
             "request_id": decision.request.head.request_id,
             "model": decision.request.target_model,
+            "priority": decision.request.priority,
             "endpoint": decision.endpoint.name,
             "strategy": decision.strategy,
             "matched_tokens": round(decision.matched_tokens),
@@ -191,7 +192,13 @@ class DecisionLog:
     def rejected(self, head: RequestHead, error: RequestError) -> None:
         """Log that the picker answered itself. The message for the client is left out: it may quote the request."""
         if decisions.isEnabledFor(logging.INFO):
-            facts = {"request_id": head.request_id, "status": error.status, "code": error.code, "reason": error.reason or ""}
+            facts = {
+                "request_id": head.request_id,
+                "priority": head.priority,
+                "status": error.status,
+                "code": error.code,
+                "reason": error.reason or "",
+            }
             _log(logging.INFO, "rejected", facts)
 
     def finished(self, decision: Decision, outcome: Outcome, *, ttft_s: float | None, duration_s: float) -> None:

@@ -110,6 +110,12 @@ PROCESSING = Series(
     "llm_d_epp_request_processing_duration_seconds", "histogram", "Whole body to decision, waits included.", (), OVERHEAD_SECONDS
 )
 DECISIONS = Series("epp_decisions_total", "counter", "Decisions by the strategy that knew the prompt.", ("strategy", "reason"))
+REWRITES = Series(
+    "llm_d_epp_model_rewrite_decisions_total",
+    "counter",
+    "Requests given an endpoint whose model a rule chose.",
+    ("model_rewrite_name", "model_name", "target_model"),
+)
 REJECTIONS = Series("epp_rejections_total", "counter", "Requests answered by the picker itself.", ("status", "reason"))
 OUTCOMES = Series("epp_outcomes_total", "counter", "How requests with an endpoint ended.", ("end",))
 COMPARED = Series("epp_compared_prompt_tokens_total", "counter", "Prompt tokens of requests with a cache report.", ("strategy",))
@@ -134,6 +140,7 @@ BACKLOG = Series("epp_endpoint_backlog_tokens", "gauge", "Uncached prompt tokens
 RATE = Series("epp_endpoint_prefill_tokens_per_second", "gauge", "Learned prefill rate, after its safety factor.", _ENDPOINT)
 SCRAPE_AGE = Series("epp_endpoint_scrape_age_seconds", "gauge", "Age of the scraped values.", _ENDPOINT)
 UTILIZATION = Series("epp_pool_utilization_ratio", "gauge", "Share of recent time with prefill backlog.", _POOL)
+SATURATION = Series("epp_pool_saturation", "gauge", "How full; from 1 on, requests of negative priority are refused.", _POOL)
 POLL_ERRORS = Series("llm_d_epp_datalayer_poll_errors_total", "counter", "Metrics pages that could not be read.", ("source_type",))
 SCRAPE_ERRORS = Series("epp_scrape_errors_total", "counter", "The same, by cause.", ("cause",))
 

@@ -42,6 +42,9 @@ class Record(Struct, kw_only=True):
     path: str
     model: str
     target_model: str
+    rewrite: str
+    """Which rewrite chose the target model; empty when no rule did."""
+    priority: int
     prompt_hash: str
     prompt_bytes: int
     prompt_tokens: int
@@ -70,6 +73,8 @@ def record(decision: Decision, *, at_s: float, duration_s: float = 0.0) -> Recor
         path=head.path.partition("?")[0],
         model=request.model,
         target_model=request.target_model,
+        rewrite=request.rewrite,
+        priority=request.priority,
         prompt_hash=prompt_hash(request),
         prompt_bytes=len(request.prompt),
         prompt_tokens=decision.prompt_tokens,
@@ -206,6 +211,8 @@ def render(one: Record, *, rows_max: int | None = ROWS_MAX) -> Json:
         "path": one.path,
         "model": one.model,
         "target_model": one.target_model,
+        "rewrite": one.rewrite,
+        "priority": one.priority,
         "prompt": {"hash": one.prompt_hash, "bytes": one.prompt_bytes, "tokens": one.prompt_tokens},
         "endpoint": _endpoint(one.endpoint),
         "fallbacks": [_endpoint(fallback) for fallback in one.fallbacks],

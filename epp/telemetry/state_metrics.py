@@ -68,6 +68,7 @@ class Sources:
     strategies: Callable[[], Iterable[Strategy]] = tuple
     """Chains among them stand for their members."""
     config: Callable[[], ConfigState] = ConfigState
+    saturation: Callable[[], float] = float
     poll_errors: Callable[[], Mapping[str, int]] = dict
     """Metrics pages not read since the start, by cause."""
     watched: Callable[[], Iterable[Watched]] = tuple
@@ -110,6 +111,7 @@ def _pool(sources: Sources) -> Iterator[Metric]:
     yield _one(s.ENDPOINTS, (name, len(slots)))
     yield _one(s.READY, (name, len(fresh)))
     yield _one(s.UTILIZATION, (name, snapshot.utilization_ratio))
+    yield _one(s.SATURATION, (name, sources.saturation()))
     averaged: tuple[tuple[FloatColumn, s.Series, s.Series], ...] = (
         (columns.kv_usage, s.AVERAGE_KV, s.STD_DEV_KV),
         (columns.waiting, s.AVERAGE_QUEUE, s.STD_DEV_QUEUE),

@@ -17,9 +17,9 @@ def build_decision(
     slots = np.arange(max(1, endpoints - 1))
     prefix = np.where(slots == 1, 0.75, 0.0)
     queue = np.linspace(1.0, 0.8, len(slots))
-    headers = changes.pop("headers", {})
+    headers, priority = changes.pop("headers", {}), changes.pop("priority", 0)
     request = build_request(SECRET, model=model, headers=headers)
-    request = replace(request, head=replace(request.head, request_id=request_id), **changes.pop("request", {}))
+    request = replace(request, head=replace(request.head, request_id=request_id, priority=priority), **changes.pop("request", {}))
     found = build_match([768.0 if slot == 1 else 0.0 for slot in range(endpoints)], 1024) if match else None
     sheet = ScoreSheet(
         profile="default",

@@ -17,7 +17,7 @@ def run_log(log: DecisionLog) -> None:
     decision = build_decision()
     log.decided(decision, duration_s=0.0001, body_bytes=2000)
     log.finished(decision, build_outcome(), ttft_s=0.1, duration_s=1.0)
-    log.rejected(RequestHead(request_id="r-2"), BadRequest("the prompt is a secret"))
+    log.rejected(RequestHead(request_id="r-2", priority=-1), BadRequest("the prompt is a secret"))
 
 
 def written(*, verbosity: int, json: bool = True) -> str:
@@ -39,6 +39,7 @@ def test_one_json_line_per_decision_with_the_facts_as_fields():
         "message": "decided",
         "request_id": "r-1",
         "model": "tiny",
+        "priority": 0,
         "endpoint": "default/server-1",
         "strategy": "approximate",
         "matched_tokens": 768,
@@ -49,6 +50,7 @@ def test_one_json_line_per_decision_with_the_facts_as_fields():
         "duration_us": 100.0,
     }
     assert (rejected["message"], rejected["request_id"], rejected["status"]) == ("rejected", "r-2", 400)
+    assert rejected["priority"] == -1
 
 
 @pytest.mark.parametrize(("verbosity", "lines"), [(0, 0), (1, 2), (2, 2), (3, 3), (9, 3)])

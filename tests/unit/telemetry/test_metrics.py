@@ -160,6 +160,35 @@ def test_combinations_and_attempts_are_capped_too(monkeypatch):
         assert len(counts) == 6
 
 
+def test_priorities_are_told_apart():
+    metrics = Metrics(lambda: 100.0)
+    for priority in (-1, -1, 7):
+        decision = build_decision(priority=priority)
+        metrics.decided(decision, duration_s=0.0, body_bytes=1)
+        metrics.finished(decision, build_outcome(status=500), ttft_s=0.1, duration_s=1.0)
+    metrics.rejected(RequestHead(priority=-1), Overloaded("full", reason="rejected-saturated"))
+    for name in ("request_total", "request_duration_seconds_count", "request_ttft_seconds_count", "request_error_total"):
+        assert value(metrics, f"llm_d_epp_{name}", model_name="tiny", priority="-1") == 2
+        assert value(metrics, f"llm_d_epp_{name}", model_name="tiny", priority="7") == 1
+    assert value(metrics, "llm_d_epp_request_error_total", error_code="ResourceExhausted", priority="-1") == 1
+    assert not any(v for (name, _), v in page(metrics).items() if name == "llm_d_epp_request_running")
+
+
+def test_what_rules_decide_is_counted(monkeypatch):
+    metrics = Metrics(lambda: 100.0)
+    decide(metrics)
+    for target in ("v1", "v2", "v2"):
+        decide(metrics, request={"rewrite": "canary", "target_model": target})
+    labels = {"model_rewrite_name": "canary", "model_name": "tiny"}
+    assert value(metrics, "llm_d_epp_model_rewrite_decisions_total", **labels, target_model="v1") == 1
+    assert value(metrics, "llm_d_epp_model_rewrite_decisions_total", **labels, target_model="v2") == 2
+    monkeypatch.setattr(module, "LABEL_SETS_MAX", 2)
+    for target in ("v2", "v3", "v4"):
+        decide(metrics, request={"rewrite": "canary", "target_model": target})
+    assert value(metrics, "llm_d_epp_model_rewrite_decisions_total", **labels, target_model="v2") == 3
+    assert value(metrics, "llm_d_epp_model_rewrite_decisions_total", model_rewrite_name="other", target_model="other") == 2
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "line\nbreak", "\ud800 half a character", "\x00"])
 def test_a_name_that_would_break_the_page_is_other(name):
     metrics = Metrics(lambda: 100.0)

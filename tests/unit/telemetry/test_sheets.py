@@ -16,6 +16,12 @@ def keep(ring: DecisionRing, **changes):
     return decision
 
 
+def test_a_sheet_shows_what_was_asked_of_the_request():
+    decision = build_decision(priority=-3, request={"rewrite": "canary", "target_model": "tiny-v2"})
+    shown = render(record(decision, at_s=0.0))
+    assert (shown["model"], shown["target_model"], shown["rewrite"], shown["priority"]) == ("tiny", "tiny-v2", "canary", -3)
+
+
 def test_a_sheet_shows_everything_that_led_to_the_pick():
     shown = render(record(build_decision(), at_s=0.0, duration_s=0.00012))
     assert shown["request_id"] == "r-1"

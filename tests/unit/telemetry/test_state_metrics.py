@@ -40,6 +40,12 @@ def test_averages_are_over_fresh_endpoints():
     assert page.values("llm_d_epp_average_kv_cache_utilization") == pytest.approx(0.6)
 
 
+def test_saturation_is_the_director_s():
+    snapshot = build_snapshot(1)
+    page = Page(Sources(snapshot=lambda: snapshot, clock=lambda: 0.0, saturation=lambda: 1.25))
+    assert page.values("epp_pool_saturation") == 1.25
+
+
 def test_an_empty_pool_has_no_ready_endpoint_and_no_load():
     page = Page(Sources(snapshot=lambda: build_snapshot(0), clock=lambda: 0.0))
     assert page.values("llm_d_epp_ready_endpoints") == 0
