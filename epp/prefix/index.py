@@ -30,8 +30,8 @@ SWEEP_BLOCKS = 64
 """Blocks a record cleans up beyond twice what it added: left by forgotten endpoints, or over a limit that has shrunk."""
 RETIRED_MAX = 64
 """Forgotten endpoints not yet swept; one more sweeps the oldest at once, in the call that forgets."""
-FEW_BITS = 8
-"""Up to here bits are visited one by one, beyond they are unpacked as a whole."""
+KNOWN_MAX = 256
+"""Sets of lanes whose slots are kept: with a thousand lanes at most 2 MB."""
 BYTES_PER_KEY = 190
 """Most bytes a block costs, whoever holds it, beside the bits of its mask: key, mask and an entry in each of two dicts."""
 BYTES_PER_PATH = 200
@@ -79,6 +79,7 @@ class PrefixIndex:
         self._live = 0
         self._slots: list[int] = []
         self._slot_column = np.zeros(0, np.int64)
+        self._known: dict[int, IntColumn] = {}
         self._free: list[int] = []
         self._retired: deque[_Lane] = deque()
 
@@ -216,18 +217,17 @@ class PrefixIndex:
         if last:
             yield len(keys), last
 
-    def _slots_of(self, lanes: int) -> list[int] | IntColumn:
-        """Return the slots of the bits set, without a loop over all of them when there are many."""
-        if lanes.bit_count() <= FEW_BITS:
-            few = []
-            while lanes:
-                low = lanes & -lanes
-                few.append(self._slots[low.bit_length() - 1])
-                lanes ^= low
-            return few
+    def _slots_of(self, lanes: int) -> IntColumn:
+        """Return the slots of the bits set. The same sets come again and again, so the last ones are kept."""
+        known = self._known.get(lanes)
+        if known is not None:
+            return known
+        if len(self._known) >= KNOWN_MAX:
+            self._known.clear()
         raw = np.frombuffer(lanes.to_bytes((len(self._slots) + 7) // 8, "little"), np.uint8)
         bits = np.unpackbits(raw, bitorder="little", count=len(self._slots))
-        return self._slot_column[bits.view(np.bool_)]
+        slots = self._known[lanes] = self._slot_column[bits.view(np.bool_)]
+        return slots
 
     def _lend(self, slot: int) -> _Lane:
         """Return a new lane for a slot, the lowest that is free."""
@@ -239,6 +239,7 @@ class PrefixIndex:
             index = len(self._slots)
             self._slots.append(slot)
         self._slot_column = np.array(self._slots, np.int64)
+        self._known.clear()
         lane = self._lanes[slot] = _Lane(slot, index)
         self._live |= lane.bit
         return lane
