@@ -12,8 +12,8 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
@@ -37,6 +37,7 @@ from epp.transport.grpc_aio import channel_arguments
 from epp.transport.routes import PROCESS_METHOD
 from epp.transport.tls import CERTIFICATE_FILE, KEY_FILE, self_signed
 from tests.bench.decision import bodies, messages_of
+from tests.bench.envoy_client import EnvoyClient, Stream, connect
 from tests.bench.frame import Row, show
 from tests.bench.wire import SSE_CHUNK, response_message
 
@@ -128,13 +129,14 @@ class Server:
         """Return the CPU time of the process so far, all its threads; by its own clock, not in ticks (clock_getcpuclockid(3))."""
         return time.clock_gettime_ns((~self.pid << 3) | 2) / 1000
 
-    def channel(self) -> grpc.aio.Channel:
-        """Return a channel to it."""
-        target = f"{HOST}:{self.port}"
-        if self.certificate is None:
-            return grpc.aio.insecure_channel(target)
-        credentials = grpc.ssl_channel_credentials(self.certificate)
-        return grpc.aio.secure_channel(target, credentials, options=[("grpc.ssl_target_name_override", "localhost")])
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[EnvoyClient]:
+        """Give a connection to it."""
+        client = await connect(HOST, self.port, self.certificate)
+        try:
+            yield client
+        finally:
+            client.close()
 
 
 def start_floor(stack: ExitStack, pair: tuple[bytes, bytes] | None = None) -> Server:
@@ -206,42 +208,32 @@ def exchanges(size: int, *, lean: bool) -> list[Exchange]:
     ]
 
 
-async def _open(channel: grpc.aio.Channel, exchange: Exchange) -> grpc.aio.StreamStreamCall:
+async def _open(client: EnvoyClient, exchange: Exchange) -> Stream:
     """Begin a stream and carry it to where the request has been answered."""
-    call = channel.stream_stream(PROCESS_METHOD)()
-    for message in exchange.request:
-        await call.write(message)
-    first = await call.read()
+    stream = client.open()
+    stream.send(exchange.request)
+    first, *_ = await stream.receive(exchange.answers)
     if DESTINATION.encode() not in first:
         raise RuntimeError(f"no destination in {first!r}")
-    for _ in range(exchange.answers - 1):
-        await call.read()
-    return call
+    return stream
 
 
-async def _close(call: grpc.aio.StreamStreamCall) -> None:
-    await call.done_writing()
-    while await call.read() is not grpc.aio.EOF:
-        pass
-
-
-async def _serve_requests(channel: grpc.aio.Channel, given: Iterator[Exchange], count: int) -> None:
+async def _serve_requests(client: EnvoyClient, given: Iterator[Exchange], count: int) -> None:
     """Send so many requests, one after another."""
     for exchange in itertools.islice(given, count):
-        call = await _open(channel, exchange)
-        for message in exchange.response:
-            await call.write(message)
-            await call.read()
-        await _close(call)
+        stream = await _open(client, exchange)
+        stream.send(exchange.response)
+        await stream.receive(len(exchange.response))
+        await stream.close()
 
 
 async def request_us(server: Server, all_exchanges: Sequence[Exchange], count: int) -> float:
     """Return the server's CPU for one request, while `CLIENTS` send `count` each."""
     given = itertools.cycle(all_exchanges)
-    async with server.channel() as channel:
-        await _serve_requests(channel, given, 2)  # connects
+    async with server.client() as client:
+        await _serve_requests(client, given, 2)
         before = server.cpu_us()
-        await asyncio.gather(*(_serve_requests(channel, given, count) for _ in range(CLIENTS)))
+        await asyncio.gather(*(_serve_requests(client, given, count) for _ in range(CLIENTS)))
         return (server.cpu_us() - before) / (CLIENTS * count)
 
 
@@ -249,24 +241,24 @@ async def chunk_us(server: Server, exchange: Exchange, count: int, pause_s: floa
     """Return the server's CPU for one chunk of a response; each stream sends one after the answer to the last, and a pause."""
     chunk, streams = response_message(SSE_CHUNK), PACED_CLIENTS if pause_s else CLIENTS
 
-    async def send(call: grpc.aio.StreamStreamCall, number: int) -> None:
+    async def send(stream: Stream, number: int) -> None:
         for _ in range(number):
             if pause_s:
                 await asyncio.sleep(pause_s)
-            await call.write(chunk)
-            await call.read()
+            stream.send([chunk])
+            await stream.receive(1)
 
-    async with server.channel() as channel:
-        calls = [await _open(channel, exchange) for _ in range(streams)]
-        for call in calls:
-            await call.write(exchange.response[0])
-            await call.read()
-            await send(call, 1)  # the first one is the first token
+    async with server.client() as client:
+        opened = [await _open(client, exchange) for _ in range(streams)]
+        for stream in opened:
+            stream.send(exchange.response[:1])
+            await stream.receive(1)
+            await send(stream, 1)  # the first one is the first token
         before = server.cpu_us()
-        await asyncio.gather(*(send(call, count) for call in calls))
+        await asyncio.gather(*(send(stream, count) for stream in opened))
         spent = server.cpu_us() - before
-        for call in calls:
-            await _close(call)
+        for stream in opened:
+            await stream.close()
     return spent / (streams * count)
 
 
