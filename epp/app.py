@@ -9,7 +9,7 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
@@ -18,31 +18,29 @@ from typing import Any
 import uvloop
 
 from epp import parts
+from epp.admin.config_pages import ConfigPages
 from epp.admin.server import Admin
-from epp.config import config_hash, dump, load, load_file
-from epp.director import Director, Routing
+from epp.cluster import Cluster
+from epp.config import load
 from epp.discovery.file import FileDiscovery
 from epp.errors import ConfigError
 from epp.extproc.pump import Pump
 from epp.flags import ServeOptions
+from epp.live.assembly import Assembly, Prepared, prepare
+from epp.live.controller import Controller, Parts
+from epp.live.report import LiveConfig
+from epp.live.sources import ConfigSources
 from epp.model.endpoint import Endpoint
 from epp.model.stream import Outlet, StreamHandler
-from epp.parsers.select import Parsers
 from epp.pool.state import PoolState
-from epp.prefix.accurate import Accurate
-from epp.prefix.strategy import Strategy
-from epp.scheduling.build import Plan, build
-from epp.scheduling.producers.precise_prefix_cache import PrecisePrefixCacheProducer
+from epp.scheduling.build import build
 from epp.scheduling.registry import Registry
-from epp.scrape.kv_subscriber import KvSubscriber
-from epp.scrape.poller import Poller
 from epp.telemetry import logs, loop_lag
 from epp.telemetry.health import Fact, HealthState
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.observers import Observers
 from epp.telemetry.sheets import DecisionRing
-from epp.telemetry.state_metrics import ConfigState, Sources
-from epp.tokenizer import Tokenizer
+from epp.telemetry.state_metrics import Sources
 from epp.transport.base import Transport
 
 log = logging.getLogger(__name__)
@@ -68,15 +66,11 @@ def run(options: ServeOptions) -> int:
 
 
 def _run(options: ServeOptions) -> int:
-    config = load(options.config_text or "") if options.config_file is None else load_file(options.config_file)
-    plan = build(config, Registry(allow_experimental=options.allow_experimental_plugins))
-    for warning in plan.warnings:
-        log.warning("configuration", extra={"doubt": warning})
     if options.ignored:
-        log.info("flags without effect beside a file-listed pool", extra={"flags": ", ".join(options.ignored)})
+        log.info("flags without effect", extra={"flags": ", ".join(options.ignored)})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(_serve(options, plan))
+            return runner.run(_serve(options))
         except asyncio.CancelledError:
             return SECOND_SIGNAL_CODE
         except BaseExceptionGroup as group:  # of the task group; what a user can mend is said in one line, like anywhere else
@@ -86,8 +80,13 @@ def _run(options: ServeOptions) -> int:
             raise
 
 
-async def _serve(options: ServeOptions, plan: Plan) -> int:
-    return await Picker(options, plan).serve()
+async def _serve(options: ServeOptions) -> int:
+    registry = Registry(allow_experimental=options.allow_experimental_plugins)
+    async with ConfigSources(options) as sources:
+        plan = build(load(await sources.first()), registry)
+        for warning in plan.warnings:
+            log.warning("configuration", extra={"doubt": warning})
+        return await Picker(options, prepare(plan), sources, registry).serve()
 
 
 def _current_task() -> asyncio.Task[Any]:
@@ -101,35 +100,29 @@ class Picker:
 
     Args:
         options: the flags.
-        plan: the configuration.
+        first: the configuration to begin with.
+        sources: where it came from, and the next ones will.
+        registry: the plugins there are.
 
     Raises:
         ConfigError: they do not fit together.
     """
 
-    def __init__(self, options: ServeOptions, plan: Plan) -> None:
-        limits = plan.config.limits
+    def __init__(self, options: ServeOptions, first: Prepared, sources: ConfigSources, registry: Registry) -> None:
+        limits = first.plan.config.limits
         self._options = options
-        self._plan = plan
+        self._config_sources = sources
         self.health = HealthState()
         self.pool = PoolState(slots_max=limits.endpoints_max, requests_max=limits.requests_max)
-        self.strategies = parts.build_strategies(plan)
         self.metrics = Metrics(time.monotonic)
         self.ring = DecisionRing(time.time, records_max=limits.decisions_kept)
-        self._tokenizer = self._make_tokenizer()
-        self.director = Director(
-            routing=self._routing(),
-            pool=self.pool,
-            parsers=Parsers(plan.parsers),
-            observer=Observers([self.metrics, self.ring, logs.DecisionLog()]),
-            clock=time.monotonic,
-            random=Random(),
-            ignore_subset=options.disable_endpoint_subset_filter,
-        )
+        observers = Observers([self.metrics, self.ring, logs.DecisionLog()])
+        self.assembly = Assembly(options, first, pool=self.pool, ring=self.ring, observers=observers)
+        live = Parts(assembly=self.assembly, registry=registry, metrics=self.metrics, ring=self.ring, observers=observers)
+        self.controller = Controller(live, sources.began_with)
+        self._live_config = LiveConfig(self.controller, self.assembly.parking)
+        self._cluster = self._make_cluster()
         self._discovery = self._make_discovery()
-        self._poller = self._make_poller()
-        self._config = ConfigState(hash=config_hash(plan.config), generation=1, effective=dump(plan.config))
-        self._wire = parts.wire_options(plan.config, options)
         self._stop = asyncio.Event()
         self._main = _current_task()
 
@@ -143,8 +136,9 @@ class Picker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
         async with AsyncExitStack() as stack:
-            if self._tokenizer is not None:
-                stack.callback(self._tokenizer.close)
+            stack.callback(self.assembly.close)
+            if self._cluster is not None:
+                await stack.enter_async_context(self._cluster)
             transport = await self._listen(stack)
             gc.collect()
             gc.freeze()  # what is there now stays; looking through it again and again costs a request a tenth of its time
@@ -159,19 +153,20 @@ class Picker:
 
     def accept(self, outlet: Outlet) -> StreamHandler:
         """Answer one stream."""
-        return Pump(outlet, self.director, self._wire)
+        return Pump(outlet, self.assembly.director, self.assembly.wire)
 
     async def _listen(self, stack: AsyncExitStack) -> Transport:
         """Open the three ports, and say which they are."""
         options = self._options
-        admin = Admin(self._sources(), self.metrics, self.ring, self.health)
+        pages = ConfigPages(self._live_config).routes()
+        admin = Admin(self._sources(), self.metrics, self.ring, self.health, pages)
         metrics_port = await admin.start(options.bind or "0.0.0.0", options.metrics_port)
         stack.push_async_callback(admin.stop)
         kind = parts.transport_kind(options)
         probes = kind(parts.probe_options(options))
         health_port = await probes.start(None, self.health)
         stack.push_async_callback(probes.stop, 0)
-        transport = kind(parts.transport_options(options, self._wire))
+        transport = kind(parts.transport_options(options, self.assembly.wire))
         grpc_port = await transport.start(self.accept, self.health if options.health_checking else None)
         stack.push_async_callback(transport.stop, 0)
         log.info(
@@ -181,30 +176,22 @@ class Picker:
                 "grpc_health_port": health_port,
                 "metrics_port": metrics_port,
                 "tls": options.secure_serving,
-                "config_hash": self._config.hash,
+                "config_hash": self._live_config.state().hash,
             },
         )
         return transport
 
     def _jobs(self) -> Mapping[str, Coroutine[Any, Any, None]]:
         """Return the background tasks by name."""
-        jobs: dict[str, Coroutine[Any, Any, None]] = {
-            "discovery": self._discovery.run(),
-            "poller": self._poller.run(),
+        return {
+            **(self._cluster.jobs() if self._cluster is not None else {}),
+            **({"discovery": self._discovery.run()} if self._discovery is not None else {}),
+            **self._config_sources.jobs(self.controller),
+            "configuration": self.controller.run(),
+            "poller": self.assembly.poller.run(),
+            "KV events": self.assembly.subscriptions.run(),
             "loop lag": loop_lag.watch(self.metrics.loop_lag.observe),
         }
-        for name, producer in self._plan.producers.items():
-            strategy = self.strategies.all[name]
-            if isinstance(producer, PrecisePrefixCacheProducer) and isinstance(strategy, Accurate):
-                subscriber = KvSubscriber(strategy, producer.ports)
-                self._follow(subscriber)
-                jobs[f"KV events of {name}"] = subscriber.run()
-        return jobs
-
-    def _follow(self, subscriber: KvSubscriber) -> None:
-        """Have a subscriber know the endpoints, now and after every change."""
-        self.pool.on_change(lambda _: subscriber.sync(self.pool.snapshot()))
-        subscriber.sync(self.pool.snapshot())
 
     def _signalled(self, number: int) -> None:
         """Begin to drain at the first signal, leave at the second."""
@@ -215,46 +202,43 @@ class Picker:
 
     async def _drain(self, transport: Transport) -> None:
         """Be not ready while still serving, so that gateways turn away in time; then let open streams end."""
-        log.info("draining", extra={"seconds": self._options.drain_timeout_s, "in_flight": self.director.in_flight})
+        log.info("draining", extra={"seconds": self._options.drain_timeout_s, "in_flight": self.assembly.director.in_flight})
         self.health.set(Fact.DRAINING, True)
         await asyncio.sleep(self._options.drain_timeout_s)
         await transport.stop(self._options.drain_timeout_s)
 
-    def _routing(self) -> Routing:
-        plan = self._plan
-        return Routing(
-            profiles=plan.profiles,
-            handler=plan.handler,
-            strategies=self.strategies.driven,
-            asked=self._asked(),
-            default=plan.default_producer,
-            tokenizer=self._tokenizer,
-        )
-
-    def _make_tokenizer(self) -> Tokenizer | None:
-        """Return the tokenizer, if one is configured and some strategy would use the ids."""
-        settings = self._plan.tokenizer
-        if settings is None or not any(isinstance(one, Accurate) for one in self.strategies.all.values()):
+    def _make_cluster(self) -> Cluster | None:
+        """Return our side of the API server, if the flags say that the endpoints are pods."""
+        options = self._options
+        if not options.pool_name and not options.endpoint_selector:
             return None
-        return Tokenizer.load(settings)
+        cluster = Cluster(options, self, clock=time.monotonic, random=Random())
+        self.health.on_remark(cluster.remarks)
+        return cluster
 
-    def _asked(self) -> Mapping[str, Strategy]:
-        """Return the strategies that plugins ask by name and the director does not drive."""
-        names = {getattr(plugin, "prefix_match_info_producer_name", "") for plugin in self._plan.plugins.values()}
-        return {name: self.strategies.all[name] for name in names if name and name not in self.strategies.driven}
-
-    def _make_discovery(self) -> FileDiscovery:
-        settings = self._plan.discovery
-        if settings is None:
+    def _make_discovery(self) -> FileDiscovery | None:
+        """Return who reads the list of endpoints, if there is one."""
+        settings = self.assembly.plan.discovery
+        if (settings is None) == (self._cluster is None):
             raise ConfigError(
-                "no pool: name a file-discovery plugin here; discovery by Kubernetes is not available yet", "dataLayer.discovery"
+                "say in one way where the endpoints are: --pool-name, --endpoint-selector, or a file-discovery plugin here",
+                "dataLayer.discovery",
             )
-        return FileDiscovery(Path(settings.path), watch=settings.watch_file, found=self._found)
+        return None if settings is None else FileDiscovery(Path(settings.path), watch=settings.watch_file, found=self.found)
 
-    def _found(self, endpoints: Iterable[Endpoint]) -> None:
+    def lost(self, reason: str) -> None:
+        """There is no pool, or none any more."""
+        self.health.set(Fact.POOL_SYNCED, False, reason=reason)
+        self._apply(())
+
+    def found(self, endpoints: Sequence[Endpoint]) -> None:
         """Take the list of endpoints as it is now."""
-        changes = self.pool.apply(tuple(endpoints), time.monotonic())
+        self._apply(endpoints)
         self.health.set(Fact.POOL_SYNCED, True)
+
+    def _apply(self, endpoints: Sequence[Endpoint]) -> None:
+        """Have the pool consist of these."""
+        changes = self.pool.apply(tuple(endpoints), time.monotonic())
         self.metrics.keep_endpoints({one.name for one in self.pool.snapshot().endpoints if one is not None})
         log.info(
             "endpoints",
@@ -266,21 +250,13 @@ class Picker:
             },
         )
 
-    def _make_poller(self) -> Poller:
-        return Poller(
-            self.pool,
-            self._plan.metrics_extractor.engines(),
-            clock=time.monotonic,
-            random=Random(),
-            pace=parts.pace(self._plan.config.scrape, self._options),
-            target=parts.target(self._plan.metrics_source),
-        )
-
     def _sources(self) -> Sources:
         return Sources(
             snapshot=self.pool.snapshot,
             clock=time.monotonic,
-            strategies=self.strategies.driven.values,
-            config=lambda: self._config,
-            poll_errors=lambda: {cause.value: count for cause, count in self._poller.errors.items()},
+            strategies=lambda: tuple(self.assembly.strategies.driven.values()),
+            config=self._live_config.state,
+            watched=self._cluster.watched if self._cluster is not None else tuple,
+            pool_name=self._options.pool_name,
+            poll_errors=lambda: {cause.value: count for cause, count in self.assembly.poller.errors.items()},
         )

@@ -1,1 +1,82 @@
-"""All that exists only on Kubernetes, put together: who follows what of the API server, and whom it tells."""
+"""All that exists only on Kubernetes, put together: who follows what of the API server, and whom it tells.
+
+The composition root makes one `Cluster` when the flags name a pool or a selector of pods, enters it before the background tasks
+start, and runs its `jobs`.
+"""
+
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+
+from epp.discovery.kube import KubeDiscovery, PodSelection, PoolRef, Sink
+from epp.flags import ServeOptions
+from epp.kube.access import own_namespace
+from epp.kube.client import Api
+from epp.kube.reflector import Reflector
+from epp.telemetry.state_metrics import Watched
+
+
+class Cluster:
+    """What a picker has to do with the API server. An asynchronous context manager: its connections.
+
+    Args:
+        options: the flags; they name a pool or a selector.
+        sink: who is told of the endpoints.
+        clock: monotonic seconds.
+        random: spreads waits.
+    """
+
+    def __init__(self, options: ServeOptions, sink: Sink, *, clock: Callable[[], float], random: Random) -> None:
+        self.api = Api()
+        self.namespace = options.pool_namespace or own_namespace()
+        """Of the pool and everything that belongs to it."""
+        self._clock = clock
+        self._discovery = KubeDiscovery(self.api, _source(options, self.namespace), sink, clock=clock, random=random)
+
+    async def __aenter__(self) -> Self:
+        """Read the configuration of the client library.
+
+        Raises:
+            ConfigError: there is no Kubernetes to be found, or its configuration cannot be used.
+        """
+        await self.api.__aenter__()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close the connections."""
+        await self.api.__aexit__(kind, error, trace)
+
+    def jobs(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+        """Return the background tasks by name."""
+        return {"discovery": self._discovery.run()}
+
+    def watched(self) -> Iterator[Watched]:
+        """Yield how everything is followed, for the series."""
+        for one in self._watches():
+            yield Watched(
+                resource=one.resource,
+                synced=one.synced,
+                failing=bool(one.failing),
+                objects=len(one.objects),
+                last_contact_s=one.last_contact_s,
+                lists=one.lists,
+                errors=one.errors,
+            )
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what is amiss, for whoever asks whether we are ready: what cannot be followed, and since when."""
+        for one in self._watches():
+            if one.failing:
+                known = f"as it was {self._clock() - one.last_contact_s:.0f} s ago" if one.synced else "not known at all"
+                yield f"the API server cannot be followed ({one.failing}): {one.resource} are {known}"
+
+    def _watches(self) -> tuple[Reflector[Any], ...]:
+        return self._discovery.watches
+
+
+def _source(options: ServeOptions, namespace: str) -> PoolRef | PodSelection:
+    """Return what the flags say the endpoints are."""
+    if options.pool_name:
+        return PoolRef(name=options.pool_name, namespace=namespace, group=options.pool_group)
+    return PodSelection(namespace=namespace, selector=options.endpoint_selector, ports=options.endpoint_target_ports)

@@ -5,18 +5,14 @@ A boolean flag may be given bare, as `--flag=false` or as `--flag false`; a dura
 
 import argparse
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from epp.errors import ConfigError
+from epp.kube.objects import LEGACY_POOL_GROUP, POOL_GROUP
 
 KUBERNETES_ONLY = (
-    "pool-name",
-    "pool-namespace",
-    "pool-group",
-    "endpoint-selector",
-    "endpoint-target-ports",
     "ha-enable-leader-election",
     "metrics-endpoint-auth",
 )
@@ -40,6 +36,13 @@ WITHOUT_EFFECT = (
 )
 """Flags of the reference whose subject does not exist here; accepted, and said to have no effect."""
 
+TARGET_PORTS_MAX = 8
+"""As InferencePool."""
+
+_LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+
 REFRESH_S_MIN = 0.05
 """As the reference: an endpoint is never scraped more often than this."""
 
@@ -50,6 +53,10 @@ class ServeOptions:
 
     config_file: Path | None = None
     config_text: str | None = None
+    config_map: str = ""
+    """`name` or `name/entry` of a ConfigMap that is watched through the API server."""
+    watch_config: bool = True
+    """Take up what changes in the file or the ConfigMap."""
     grpc_port: int = 9002
     grpc_health_port: int = 9003
     metrics_port: int = 9090
@@ -68,6 +75,15 @@ class ServeOptions:
     grpc_max_recv_msg_bytes: int = -1
     verbosity: int = 2
     log_format: str = "json"
+    pool_name: str = ""
+    """The InferencePool whose pods are the endpoints."""
+    pool_namespace: str = ""
+    """Of the pool, or of the pods; empty: found out (`epp.kube.access.own_namespace`)."""
+    pool_group: str = POOL_GROUP
+    endpoint_selector: Mapping[str, str] = field(default_factory=dict)
+    """Labels of the pods that are the endpoints, where there is no pool object."""
+    endpoint_target_ports: tuple[int, ...] = ()
+    """Their ports."""
     transport: str = "grpcio"
     """What carries streams and health: `native` (our own HTTP/2) or `grpcio`."""
     ignored: tuple[str, ...] = ()
@@ -110,6 +126,40 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def parse_name(text: str) -> str:
+    """Return the name of an object or a namespace; empty for none."""
+    if text and not _NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name that Kubernetes takes")
+    return text
+
+
+def parse_config_map(text: str) -> str:
+    """Return `name` or `name/entry` of a ConfigMap."""
+    name, slash, entry = text.partition("/")
+    if not _NAME.fullmatch(name) or (slash and not re.fullmatch(r"[-._A-Za-z0-9]{1,253}", entry)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a ConfigMap as in epp-config or epp-config/config.yaml")
+    return text
+
+
+def parse_selector(text: str) -> Mapping[str, str]:
+    """Return the labels of a selector such as `app=vllm,tier=gpu`."""
+    labels: dict[str, str] = {}
+    for item in text.split(","):
+        key, equals, value = item.strip().partition("=")
+        if not equals or not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value) or key in labels:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of labels such as app=vllm,tier=gpu")
+        labels[key] = value
+    return labels
+
+
+def parse_ports(text: str) -> tuple[int, ...]:
+    """Return the ports of a list such as `8000,8001`."""
+    ports = tuple(_port(item.strip()) for item in text.split(","))
+    if 0 in ports:
+        raise argparse.ArgumentTypeError("0 is not a port that can be listened on")
+    return ports
+
+
 def _verbosity(text: str) -> int:
     number = text.removeprefix("=")
     if not number.isdecimal():
@@ -127,7 +177,31 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
     config = parser.add_argument_group("configuration")
     config.add_argument("--config-file", type=Path, metavar="FILE", help="an EndpointPickerConfig")
     config.add_argument("--config-text", metavar="YAML", help="the same, inline")
+    config.add_argument(
+        "--config-map",
+        type=parse_config_map,
+        metavar="NAME[/ENTRY]",
+        help="the same, of a ConfigMap that is watched",
+    )
+    _boolean(config, "--watch-config", True, "take up changes of the file and the ConfigMap without a restart (true)")
     _boolean(config, "--allow-experimental-plugins", False, "admit plugins marked experimental")
+    kubernetes = parser.add_argument_group("Kubernetes (with KUBECONFIG, or as the pod's service account)")
+    kubernetes.add_argument("--pool-name", type=parse_name, metavar="NAME", default="", help="InferencePool to serve")
+    kubernetes.add_argument(
+        "--pool-namespace", type=parse_name, metavar="NAME", default="", help="of the pool or the pods ($NAMESPACE, own, default)"
+    )
+    kubernetes.add_argument(
+        "--pool-group",
+        choices=(POOL_GROUP, LEGACY_POOL_GROUP),
+        default=default.pool_group,
+        help="API group of the pool (%(default)s)",
+    )
+    kubernetes.add_argument(
+        "--endpoint-selector", type=parse_selector, metavar="LABELS", default={}, help="instead of a pool: app=vllm,tier=gpu"
+    )
+    kubernetes.add_argument(
+        "--endpoint-target-ports", type=parse_ports, action="extend", metavar="PORTS", help="of those pods: 8000,8001"
+    )
     ports = parser.add_argument_group("ports")
     ports.add_argument("--grpc-port", type=_port, metavar="PORT", default=default.grpc_port, help="ext_proc (%(default)s)")
     ports.add_argument(
@@ -175,12 +249,18 @@ def read_serve_flags(arguments: argparse.Namespace) -> ServeOptions:
     """
     if arguments.config_file is not None and arguments.config_text is not None:
         raise ConfigError("--config-file and --config-text exclude each other")
+    if arguments.config_map and arguments.config_text is not None:
+        raise ConfigError("--config-map and --config-text exclude each other")
+    target_ports = tuple(arguments.endpoint_target_ports or ())
+    _check_target(arguments.pool_name, arguments.endpoint_selector, target_ports)
     given: Sequence[str] = [
         name for name in (*KUBERNETES_ONLY, *WITHOUT_EFFECT) if getattr(arguments, name.replace("-", "_")) is not None
     ]
     return ServeOptions(
         config_file=arguments.config_file,
         config_text=arguments.config_text,
+        config_map=arguments.config_map or "",
+        watch_config=arguments.watch_config,
         grpc_port=arguments.grpc_port,
         grpc_health_port=arguments.grpc_health_port,
         metrics_port=arguments.metrics_port,
@@ -198,6 +278,23 @@ def read_serve_flags(arguments: argparse.Namespace) -> ServeOptions:
         grpc_max_recv_msg_bytes=arguments.grpc_max_recv_msg_size,
         verbosity=arguments.v,
         log_format=arguments.log_format,
+        pool_name=arguments.pool_name,
+        pool_namespace=arguments.pool_namespace,
+        pool_group=arguments.pool_group,
+        endpoint_selector=arguments.endpoint_selector,
+        endpoint_target_ports=target_ports,
         transport=arguments.transport,
         ignored=tuple(given),
     )
+
+
+def _check_target(pool_name: str, selector: Mapping[str, str], ports: tuple[int, ...]) -> None:
+    """Raise ConfigError if the flags do not say in one way which pods are the endpoints."""
+    if pool_name and selector:
+        raise ConfigError("--pool-name and --endpoint-selector exclude each other")
+    if selector and not 1 <= len(ports) <= TARGET_PORTS_MAX:
+        raise ConfigError(f"--endpoint-selector wants --endpoint-target-ports, 1 to {TARGET_PORTS_MAX} of them")
+    if ports and not selector:
+        raise ConfigError("--endpoint-target-ports belongs to --endpoint-selector; the ports of a pool are in the InferencePool")
+    if len(set(ports)) != len(ports):
+        raise ConfigError("--endpoint-target-ports names a port twice")

@@ -3,8 +3,9 @@
 Called by `app` when it puts a picker together; pure but for the files that certificates are read from.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import methodcaller
 from ssl import SSLContext
 
 from epp.config import EndpointPickerConfig, Scrape
@@ -13,6 +14,7 @@ from epp.extproc.options import WireOptions
 from epp.flags import ServeOptions
 from epp.prefix.chain import Chain
 from epp.prefix.strategy import Strategy
+from epp.scheduling.api import Producer
 from epp.scheduling.build import Plan
 from epp.scheduling.producers.prefix_chain import PrefixChainProducer
 from epp.scheduling.settings import MetricsDataSource
@@ -42,8 +44,13 @@ class Strategies:
     """Those the director drives: all but the members of the chain, which the chain drives."""
 
 
-def build_strategies(plan: Plan) -> Strategies:
-    """Return the strategies that the plan's producers make, empty."""
+def build_strategies(plan: Plan, build: Callable[[Producer], Strategy] = methodcaller("build")) -> Strategies:
+    """Return the strategies of the plan's producers.
+
+    Args:
+        plan: the configuration.
+        build: returns the strategy of a producer that is no chain: a new one, or one that is there already.
+    """
     built: dict[str, Strategy] = {}
     members: set[str] = set()
     for name, producer in plan.producers.items():
@@ -52,7 +59,7 @@ def build_strategies(plan: Plan) -> Strategies:
             built[name] = chain
             members.update(producer.chain)
         else:
-            built[name] = producer.build()
+            built[name] = build(producer)
     return Strategies(all=built, driven={name: one for name, one in built.items() if name not in members})
 
 

@@ -92,6 +92,10 @@ class Tokenizer:
         """Stop the threads; what they have not begun is dropped, what they have is waited for."""
         self._threads.shutdown(cancel_futures=True)
 
+    def retire(self) -> None:
+        """Stop the threads once what was asked of them is done; blocks until then. Nothing may be asked any more."""
+        self._threads.shutdown()
+
     def _finish(self, wait: "_Wait") -> None:
         self._pending -= 1
         if wait.future.cancelled():

@@ -15,7 +15,8 @@ dt { margin-top: .6rem }
 <dt>decisions/<i>request id</i><dd>One decision in full
 <dt><a href="pool">pool</a><dd>The endpoints and what is known of them
 <dt><a href="strategies">strategies</a><dd>Health and size of the prefix strategies
-<dt><a href="config">config</a><dd>The configuration in force, defaults included
+<dt><a href="config">config</a><dd>The configuration in force, defaults included; its status, and those before
+<dt>config/diff<dd>What changed; <code>?from=1&amp;to=2</code>
 <dt><a href="metrics">metrics</a><dd>For Prometheus
 <dt><a href="healthz">healthz</a>, <a href="readyz">readyz</a><dd>Alive, and ready for requests
 </dl>

@@ -1,14 +1,15 @@
 """The HTTP port for people and Prometheus: metrics, health, decisions and why, the pool, the strategies, the configuration.
 
-Read-only, and without authentication: it shows names of models and endpoints and hashes of prompts, no prompt. It is meant for the
-cluster's own network; `--metrics-endpoint-auth` means something only on Kubernetes, where a token can be reviewed.
+Without authentication: it shows names of models and endpoints and hashes of prompts, no prompt. It is meant for the cluster's own
+network; `--metrics-endpoint-auth` means something only on Kubernetes, where a token can be reviewed. Reading changes nothing; the
+few pages that do change something are for whoever is in the pod (`guard`).
 
 The composition root starts and stops it. Everything is read when asked for; nothing is kept up to date for this port's sake.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -17,7 +18,6 @@ from aiohttp import web
 from epp.admin.index import INDEX
 from epp.admin.page import MetricsPage
 from epp.admin.state_json import pool_json, strategies_json
-from epp.config.reading import read_yaml
 from epp.errors import BadRequest
 from epp.telemetry.health import LIVENESS, HealthState, Serving
 from epp.telemetry.metrics import Metrics
@@ -38,13 +38,22 @@ class Admin:
         metrics: what the request path counted.
         decisions: the latest of them.
         health: for `/healthz` and `/readyz`.
+        pages: further ones.
     """
 
-    def __init__(self, sources: Sources, metrics: Metrics, decisions: DecisionRing, health: HealthState) -> None:
+    def __init__(
+        self,
+        sources: Sources,
+        metrics: Metrics,
+        decisions: DecisionRing,
+        health: HealthState,
+        pages: Iterable[web.RouteDef] = (),
+    ) -> None:
         self._state = sources
         self._ring = decisions
         self._health = health
         self._page = MetricsPage(metrics, sources)
+        self._pages = tuple(pages)
         self._runner: web.AppRunner | None = None
 
     async def start(self, host: str = "0.0.0.0", port: int = 9090) -> int:
@@ -63,9 +72,8 @@ class Admin:
             "/decisions/{request_id}": self._decision,
             "/pool": self._pool,
             "/strategies": self._strategies,
-            "/config": self._config,
         }
-        app.add_routes([web.get(path, handler) for path, handler in routes.items()])
+        app.add_routes([*(web.get(path, handler) for path, handler in routes.items()), *self._pages])
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port)
@@ -92,11 +100,12 @@ class Admin:
         return self._serving(self._health.answer(LIVENESS), ())
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        return self._serving(self._health.answer(""), self._health.reasons())
+        return self._serving(self._health.answer(""), self._health.reasons(), self._health.remarks())
 
     @staticmethod
-    def _serving(answer: Serving, reasons: tuple[str, ...]) -> web.Response:
-        return _json({"status": answer.name, "reasons": reasons}, 200 if answer is Serving.SERVING else 503)
+    def _serving(answer: Serving, reasons: tuple[str, ...], remarks: tuple[str, ...] = ()) -> web.Response:
+        shown = {"status": answer.name, "reasons": reasons} | ({"remarks": remarks} if remarks else {})
+        return _json(shown, 200 if answer is Serving.SERVING else 503)
 
     async def _decisions(self, request: web.Request) -> web.Response:
         limit, model, endpoint = _limit(request), request.query.get("model"), request.query.get("endpoint")
@@ -115,10 +124,6 @@ class Admin:
 
     async def _strategies(self, _request: web.Request) -> web.Response:
         return _json(strategies_json(self._state.strategies()))
-
-    async def _config(self, _request: web.Request) -> web.Response:
-        config = self._state.config()
-        return _json({"hash": config.hash, "generation": config.generation, "effective": read_yaml(config.effective)})
 
 
 def _limit(request: web.Request) -> int:

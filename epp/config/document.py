@@ -3,8 +3,8 @@
 `reading.load` makes one from text; `expansion.expand` fills in what a file may leave out; `epp.scheduling.build` turns the result
 into plugins. Plugin parameters stay raw here, since only the plugin's own class knows them. Unknown fields are errors.
 
-Format: https://github.com/llm-d/llm-d-router, `apix/config/v1alpha1`. The sections `strategy`, `trial`, `limits`, `scrape` and
-`server` are ours; a file that has none of them is the reference's.
+Format: https://github.com/llm-d/llm-d-router, `apix/config/v1alpha1`. The sections `strategy`, `trial`, `objectives`,
+`modelRewrites`, `limits`, `scrape` and `server` are ours; a file that has none of them is the reference's.
 """
 
 from typing import Annotated, Any, Literal
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from epp.config.objectives import ModelRewrite, Objective
 from epp.config.sections import Limits, Scrape, Server, Strategy, Trial
 
 ApiVersion = Literal["llm-d.ai/v1alpha1", "llm-d.ai/v1", "inference.networking.x-k8s.io/v1alpha1"]
@@ -96,7 +97,7 @@ class PriorityBand(Section, frozen=True):
 
 
 class FlowControl(Section, frozen=True):
-    """Queueing before the decision. Has an effect only with the feature gate `flowControl`, which is not available here."""
+    """Queueing before the decision, for which the feature gate `flowControl` is not available here; and the saturation detector."""
 
     max_bytes: Annotated[int | str | None, Meta(description="Bytes queued at most.")] = None
     max_requests: Annotated[int | str | None, Meta(description="Requests queued at most.")] = None
@@ -129,13 +130,20 @@ class EndpointPickerConfig(Section, frozen=True):
     ] = ()
     data_layer: Annotated[DataLayer, Meta(description="Where knowledge of endpoints comes from.")] = DataLayer()
     request_handler: Annotated[RequestHandler, Meta(description="How requests are read.")] = RequestHandler()
-    flow_control: Annotated[FlowControl | None, Meta(description="Queueing; not available here.")] = None
-    saturation_detector: Annotated[PluginRef | None, Meta(description="Older place of the detector; not available here.")] = None
+    flow_control: Annotated[FlowControl | None, Meta(description="The saturation detector; queueing is not available here.")] = None
+    saturation_detector: Annotated[PluginRef | None, Meta(description="Older place of `flowControl.saturationDetector`.")] = None
     parser: Annotated[PluginRef | None, Meta(description="Older form of `requestHandler.parsers`.")] = None
     trial: Annotated[
         Trial | None,
         Meta(description="Try this configuration in the place of another; absent: it stays whatever happens."),
     ] = None
+    objectives: Annotated[
+        tuple[Objective, ...], Meta(description="What requests are worth; on Kubernetes, those there are added, and win.")
+    ] = ()
+    model_rewrites: Annotated[
+        tuple[ModelRewrite, ...],
+        Meta(description="Models sent on under another name; on Kubernetes, those there are added, and win."),
+    ] = ()
     limits: Annotated[Limits, Meta(description="Bounds of everything that could grow.")] = Limits()
     scrape: Annotated[Scrape, Meta(description="How endpoints are asked for their metrics.")] = Scrape()
     server: Annotated[Server, Meta(description="How the gateway is talked to.")] = Server()

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import msgspec
 
 from epp.config.document import EndpointPickerConfig, PluginRef, PluginSpec, ProfilePlugin, ProfileSpec, RequestHandler
+from epp.config.objectives import check_names
 from epp.config.sections import Strategy
 from epp.errors import ConfigError
 
@@ -45,9 +46,10 @@ def expand(config: EndpointPickerConfig) -> EndpointPickerConfig:
     """Return the configuration with everything spelled out: no `strategy`, complete profiles. Expanding twice changes nothing.
 
     Raises:
-        ConfigError: two plugins of one name, a reference to nothing, or a `strategy` beside what contradicts it.
+        ConfigError: two plugins or objectives of one name, a reference to nothing, or a `strategy` beside what contradicts it.
     """
     check_references(config)
+    check_names(config.objectives, config.model_rewrites)
     if config.parser is not None:
         parsers = (*config.request_handler.parsers, config.parser)
         config = msgspec.structs.replace(config, parser=None, request_handler=RequestHandler(parsers=parsers))

@@ -20,19 +20,16 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from epp.config.reading import FILE_BYTES_MAX, read_yaml
+from epp.config.file_watch import FileWatch, read_text
+from epp.config.reading import read_yaml
 from epp.config.typed import convert
 from epp.errors import ConfigError
 from epp.model.endpoint import Endpoint, join_host_port
 
 WATCH_INTERVAL_S = 0.5
-"""How often a watched file is looked at. A look is one stat; unlike inotify it works on every kind of volume, and sees the swap of
-symbolic links by which Kubernetes updates a mounted ConfigMap."""
+"""How often a watched file is looked at."""
 
 _log = logging.getLogger(__name__)
-
-_Version = tuple[int, ...] | None
-"""What tells one version of a file from the next; None when there is none."""
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,14 +54,7 @@ def read_endpoints(path: Path) -> tuple[Endpoint, ...]:
     Raises:
         ConfigError: the file cannot be read, is empty or too long, or something in it is wrong; carries the path of the field.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(FILE_BYTES_MAX + 1)
-        text = data.decode()
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not text in UTF-8") from None
+    text = read_text(path)
     try:
         return parse_endpoints(text)
     except ConfigError as error:
@@ -124,10 +114,7 @@ class FileDiscovery:
         self._path = path
         self._watch = watch
         self._found = found
-        self._read: _Version = None
-        """What the file was like when it was last read."""
-        self._seen: _Version = None
-        """What it was like at the last look."""
+        self._file = FileWatch(path)
         self._complaint = ""
 
     async def run(self) -> None:
@@ -136,7 +123,7 @@ class FileDiscovery:
         Raises:
             ConfigError: the file is bad at the start.
         """
-        self._read = self._seen = self._look()
+        self._file = FileWatch(self._path)
         self._found(read_endpoints(self._path))
         while self._watch:
             await asyncio.sleep(WATCH_INTERVAL_S)
@@ -144,11 +131,8 @@ class FileDiscovery:
 
     async def look_again(self) -> None:
         """Report the list if the file has changed, has settled since the last look, and is good; if it is bad complain, once."""
-        before, self._seen = self._seen, self._look()
-        # The beginning of a list is a list: a file that is still being written must not be taken for a smaller pool.
-        if self._seen == self._read or self._seen != before:
+        if not self._file.changed():
             return
-        self._read = self._seen
         try:
             # Off the loop: a long list takes a good part of a second.
             endpoints = await asyncio.to_thread(read_endpoints, self._path)
@@ -159,11 +143,3 @@ class FileDiscovery:
             return
         self._complaint = ""
         self._found(endpoints)
-
-    def _look(self) -> _Version:
-        """Return what tells one version of the file from the next; links are followed."""
-        try:
-            stat = self._path.stat()
-        except OSError:
-            return None
-        return (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)

@@ -30,7 +30,7 @@ CONNECT_TIMEOUT_S = 5.0
 IDLE_S = 90.0
 """Longest silence of a watch. The server sends a bookmark about once a minute."""
 ANSWER_BYTES_MAX = 64 << 20
-"""Longest answer, decompressed. A page of a list is 250 objects of rarely more than 20 kB."""
+"""Longest answer, decompressed. A page of a list is 100 objects of rarely more than 20 kB."""
 LINE_BYTES_MAX = 8 << 20
 """Longest line of a watch. An object that etcd takes is at most 1.5 MB, its JSON somewhat longer."""
 MESSAGE_CHARS_MAX = 500

@@ -19,52 +19,28 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from random import Random
 from typing import Generic, TypeVar
 
 import msgspec
 
 from epp.errors import ApiError
+from epp.kube.backoff import CLOSED, GONE, NOT_FOUND, Backoff, Pace
 from epp.kube.client import Api, Status
 
 OBJECTS_MAX = 10_000
 """Objects kept at most; more than twice as many endpoints as a pool can have."""
-PAGE_OBJECTS = 250
-"""Objects asked for at a time."""
+PAGE_OBJECTS = 100
+"""Objects asked for at a time: a page of pods then takes a few milliseconds to read."""
 ABSENT_SURE = 3
 """How often in a row the server must say that there is no such collection before what was in it is given up: one that has just
 started may not know its custom resources yet."""
-GONE = 410
-NOT_FOUND = 404
-
-CLOSED = "Closed"
-"""A watch was ended by the server, in good order, before its time."""
 MALFORMED = "Malformed"
 """What came is not what the API says it sends."""
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """How long things take, in seconds. Every wait is shortened by a random part of up to a half, so that replicas spread."""
-
-    watch_s: float = 480.0
-    """A watch is asked to end after at most this; at least half of it."""
-    settled_s: float = 10.0
-    """A watch that lasted this long was a good one: the next failure is the first again."""
-    retry_s: float = 0.2
-    """Wait after the first failure; each further one doubles it."""
-    retry_s_max: float = 10.0
-    closed_s_max: float = 1.0
-    """Longest wait after a watch that the server ended in good order: it is there, and events may be waiting."""
-    absent_s: float = 15.0
-    """Wait while the collection does not exist."""
-    asked_s_max: float = 60.0
-    """Longest wait that the server can ask for (`Retry-After`)."""
 
 
 class _Metadata(msgspec.Struct, frozen=True):
@@ -146,13 +122,22 @@ class Reflector(Generic[T]):
         self._decode = msgspec.json.Decoder(kind).decode
         self._changed = changed
         self._clock = clock
-        self._random = random
-        self._pace = pace or Pace()
+        self._backoff = Backoff(pace or Pace(), random)
         self._objects: dict[str, T] = {}
         self._version = ""
         """Up to where the collection is known; empty: it must be listed."""
-        self._failures = 0
         self._complaint = ""
+
+    @property
+    def resource(self) -> str:
+        """What is followed, as `pods` or `inferencepools.inference.networking.k8s.io`."""
+        _, root, group, *_, plural = self.path.split("/")
+        return plural if root == "api" else f"{plural}.{group}"
+
+    @property
+    def objects(self) -> Mapping[str, T]:
+        """What is known, by name."""
+        return self._objects
 
     async def run(self) -> None:
         """Follow the collection until cancelled."""
@@ -167,9 +152,9 @@ class Reflector(Generic[T]):
             except ApiError as caught:
                 error = caught
             until_s = self._clock() if error.reason == CLOSED else self.last_contact_s
-            if until_s - start_s >= self._pace.settled_s:
-                self._failures = 0
-            await asyncio.sleep(self._wait(error))
+            wait_s = self._backoff.after(error, lasted_s=until_s - start_s)
+            self._ended(error)
+            await asyncio.sleep(wait_s)
 
     async def _list(self) -> None:
         """Learn everything, page by page, and make that what is known."""
@@ -191,8 +176,7 @@ class Reflector(Generic[T]):
 
     async def _watch(self) -> None:
         """Follow changes from the known version on, until the server ends the watch."""
-        seconds = round(self._pace.watch_s * (1 - self._random.random() / 2))
-        query = self._query | {"resourceVersion": self._version, "timeoutSeconds": max(1, seconds)}
+        query = self._query | {"resourceVersion": self._version, "timeoutSeconds": self._backoff.watch_s()}
         async with aclosing(self._api.stream(self.path, **query, watch="true", allowWatchBookmarks="true")) as batches:
             async for lines in batches:
                 self._heard()
@@ -268,29 +252,22 @@ class Reflector(Generic[T]):
             _log.info("the API server is followed again", extra={"path": self.path})
             self.failing = self._complaint = ""
 
-    def _wait(self, error: ApiError) -> float:
-        """Take note of why the server is not followed now; return the seconds until it is tried again."""
-        pace, spread = self._pace, 1 - self._random.random() / 2
-        self._failures += 1
-        retry_s = pace.retry_s * 2.0 ** min(self._failures - 1, 16)
+    def _ended(self, error: ApiError) -> None:
+        """Take note of why the server is not followed now."""
         if error.reason == CLOSED:
-            return min(retry_s, pace.closed_s_max) * spread if self._failures > 1 else 0.0
+            return
         self.errors[error.reason] += 1
         if error.status in {GONE, NOT_FOUND}:
             self._version = ""
-        if error.status == NOT_FOUND and (not self._objects or self._failures >= ABSENT_SURE):
-            self._miss()
-            return pace.absent_s * spread
-        if error.status == GONE and self._failures == 1:
+        if error.status == GONE:
             _log.info("the watch has expired, listing again", extra={"path": self.path})
-            return 0.0
-        self.failing = error.reason
-        if error.reason != self._complaint:
+        elif error.status == NOT_FOUND and (not self._objects or self._backoff.failures >= ABSENT_SURE):
+            self._miss()
+        else:
+            self.failing = error.reason
+            if error.reason != self._complaint:
+                _log.warning("the API server cannot be followed", extra={"path": self.path, "error": str(error)})
             self._complaint = error.reason
-            _log.warning(
-                "the API server cannot be followed", extra={"path": self.path, "error": str(error), "status": error.status}
-            )
-        return max(min(retry_s, pace.retry_s_max) * spread, min(error.retry_after_s, pace.asked_s_max))
 
     def _miss(self) -> None:
         """There is no such collection: that is known too."""

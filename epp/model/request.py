@@ -28,6 +28,8 @@ class RequestHead(Struct, frozen=True, kw_only=True):
     subset: tuple[str, ...] | None = None
     """Endpoints the gateway allows, as `ip:port` or a bare `ip`; None means all, an empty tuple means none."""
     request_id: str = ""
+    priority: int = 0
+    """Of the objective that the headers name, set by the director. Higher matters more; below 0 the request may be shed."""
 
 
 class Chat(Struct, frozen=True, kw_only=True):
@@ -57,8 +59,10 @@ class InferenceRequest(Struct, frozen=True, kw_only=True):
     cache_salt: str = ""
     stream: bool = False
     max_tokens: int | None = None
-    priority: int = 0
-    """As the body says it, in the engine's order: lower is served first."""
+    rewrite: str = ""
+    """Which rewrite chose `target_model`; empty when no rule of one did, whatever a header asked for."""
+    engine_priority: int = 0
+    """`priority` of the body: for the engine alone, which serves lower ones first."""
     media_tokens: int = 0
     """Estimated prompt tokens of images and other media, which `prompt` holds only as a digest."""
     chat: Callable[[], Chat] | None = None
@@ -68,6 +72,11 @@ class InferenceRequest(Struct, frozen=True, kw_only=True):
     """
     model_span: tuple[int, int] | None = None
     """Where the value of `model`, quotes included, stands in the body; filled when it has to be replaced."""
+
+    @property
+    def priority(self) -> int:
+        """Of its objective. Higher matters more; below 0 it may be shed."""
+        return self.head.priority
 
     @property
     def lora(self) -> str:

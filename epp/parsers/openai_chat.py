@@ -56,7 +56,7 @@ def parse(head: RequestHead, body: bytes) -> InferenceRequest:
         cache_salt=found.cache_salt or "",
         stream=bool(found.stream),
         max_tokens=output_cap(found.max_completion_tokens, found.max_tokens),
-        priority=found.priority or 0,
+        engine_priority=found.priority or 0,
         media_tokens=canonical.media_tokens,
         chat=lazy_chat(body, to_chat),
     )

@@ -32,5 +32,5 @@ def parse(head: RequestHead, body: bytes) -> InferenceRequest:
         prompt=prompt,
         token_ids=token_ids,
         cache_salt=found.cache_salt or "",
-        priority=found.priority or 0,
+        engine_priority=found.priority or 0,
     )

@@ -49,5 +49,5 @@ def parse(head: RequestHead, body: bytes) -> InferenceRequest:
         cache_salt=found.cache_salt or "",
         stream=bool(found.stream),
         max_tokens=output_cap(found.sampling_params.max_tokens if found.sampling_params else None),
-        priority=found.priority or 0,
+        engine_priority=found.priority or 0,
     )

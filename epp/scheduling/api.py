@@ -191,3 +191,11 @@ class Producer(Plugin, frozen=True):
     def build(self) -> Strategy:
         """Return a new, empty strategy."""
         raise NotImplementedError
+
+
+class Detector(Plugin, frozen=True):
+    """Says how full the pool is. Asked only for requests that may be shed."""
+
+    def saturation(self, view: View) -> float:
+        """Return how full the candidates (never none) are together: 0 for idle, 1 and more for full."""
+        raise NotImplementedError

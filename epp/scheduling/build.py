@@ -14,7 +14,8 @@ from epp.config.document import DataLayer, EndpointPickerConfig, ProfileSpec
 from epp.config.expansion import PRODUCERS, expand
 from epp.errors import ConfigError
 from epp.parsers.select import PARSERS
-from epp.scheduling.api import Filter, Picker, Plugin, Producer, ProfileHandler, Scorer
+from epp.scheduling.api import Detector, Filter, Picker, Plugin, Producer, ProfileHandler, Scorer
+from epp.scheduling.detectors.utilization import UtilizationDetector
 from epp.scheduling.doubts import find_doubts
 from epp.scheduling.producers.prefix_chain import PrefixChainProducer
 from epp.scheduling.profile import Profile
@@ -43,6 +44,8 @@ class Plan:
     """What makes prefix strategies, by name; those of the chain stand before it."""
     default_producer: str = ""
     """The producer that plugins mean when they name none: the chain if there is one, else the first; empty when there is none."""
+    detector: Detector = field(default_factory=UtilizationDetector)
+    """Says when requests are shed."""
     parsers: tuple[str, ...] = tuple(PARSERS)
     """Types, for `epp.parsers.select.Parsers`."""
     discovery: FileDiscovery | None = None
@@ -51,6 +54,8 @@ class Plan:
     metrics_extractor: CoreMetricsExtractor = field(default_factory=CoreMetricsExtractor)
     tokenizer: TokenProducer | None = None
     """Present only if it names a tokenizer."""
+    tokenizer_path: str = ""
+    """Where in the configuration its parameters stand."""
     warnings: tuple[str, ...] = ()
 
 
@@ -65,6 +70,7 @@ def build(config: EndpointPickerConfig, registry: Registry) -> Plan:
         ConfigError: it cannot work; carries the path of the field that is in the way.
     """
     _check_strategy_parameters(config, registry)
+    short = config.strategy is not None and config.strategy.tokenizer is not None
     config = expand(config)
     builder = _Builder(config, registry)
     check_available(config)
@@ -78,11 +84,13 @@ def build(config: EndpointPickerConfig, registry: Registry) -> Plan:
         handler=builder.handler(),
         producers=producers,
         default_producer=default,
+        detector=builder.detector(),
         parsers=builder.parsers(),
         discovery=builder.discovery(),
         metrics_source=builder.only(MetricsDataSource) or MetricsDataSource(),
         metrics_extractor=builder.only(CoreMetricsExtractor) or CoreMetricsExtractor(),
         tokenizer=tokenizer if tokenizer is not None and tokenizer.tokenizer else None,
+        tokenizer_path="strategy.tokenizer" if short else builder.path_of(tokenizer),
         warnings=tuple(find_doubts(config, builder.plugins)),
     )
 
@@ -206,6 +214,24 @@ class _Builder:
             chosen.append(types[ref.plugin_ref])
         return tuple(chosen) or tuple(PARSERS)
 
+    def detector(self) -> Detector:
+        """Return the saturation detector: the one that is referred to, the only one there is, or the default one."""
+        flow, found = self.config.flow_control, self.of_kind(Detector)
+        refs = {
+            "flowControl.saturationDetector": flow.saturation_detector if flow is not None else None,
+            "saturationDetector": self.config.saturation_detector,
+        }
+        given = {path: ref.plugin_ref for path, ref in refs.items() if ref is not None}
+        for path, name in given.items():
+            if name not in found:
+                raise ConfigError(f"{name!r} does not detect saturation", f"{path}.pluginRef")
+        if len(given) > 1:
+            raise ConfigError("give it here or as flowControl.saturationDetector, not both", "saturationDetector")
+        if not given and len(found) > 1:
+            message = f"there is more than one detector ({', '.join(found)}); name one as flowControl.saturationDetector"
+            raise ConfigError(message, self.paths[list(found)[1]])
+        return next((found[name] for name in given.values()), next(iter(found.values()), UtilizationDetector()))
+
     def discovery(self) -> FileDiscovery | None:
         """Return what finds the endpoints, or None for Kubernetes."""
         wanted = self.config.data_layer.discovery
@@ -218,6 +244,10 @@ class _Builder:
         if not isinstance(plugin, FileDiscovery):
             raise ConfigError(f"{name!r} does not discover endpoints", "dataLayer.discovery.pluginRef")
         return plugin
+
+    def path_of(self, wanted: Plugin | None) -> str:
+        """Return where the parameters of a plugin stand; empty when it is in no list."""
+        return next((f"{self.paths[name]}.parameters" for name, plugin in self.plugins.items() if plugin is wanted), "")
 
     def of_kind(self, kind: type[P]) -> dict[str, P]:
         """Return the plugins of one kind by name, in the order of the list."""

@@ -61,7 +61,6 @@ from epp.standalone.options import (
     SocketAddress,
 )
 
-EXT_PROC_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -78,7 +77,7 @@ def picker_cluster(options: EnvoyOptions) -> Cluster:
         no_traffic_interval=every,
         unhealthy_threshold=1,
         healthy_threshold=1,
-        grpc_health_check=HealthCheckGrpcHealthCheck(service_name=EXT_PROC_SERVICE),
+        grpc_health_check=HealthCheckGrpcHealthCheck(service_name=options.picker_health),
     )
     http2 = UpstreamOptions(
         explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=Http2ProtocolOptions())

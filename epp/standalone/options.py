@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+EXT_PROC_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 PICKER_CLUSTER = "picker"
 POOL_CLUSTER = "pool"
 DECISION_NAMESPACE = "envoy.lb"
@@ -81,6 +82,9 @@ class EnvoyOptions:
     picker_tls: bool = True
     picker_ca: Path | None = None
     """PEM file the picker's certificate is checked against; None accepts any, as a self-signed one needs."""
+    picker_health: str = EXT_PROC_SERVICE
+    """Health service that says whether a picker is to be asked. `liveness` for a single one, which is to be asked also while it
+    drains: there is no other to turn to."""
     pool: PoolSource
     mode: Mode = Mode.FULL_DUPLEX
     fail_open: bool = False

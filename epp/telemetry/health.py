@@ -7,7 +7,7 @@ Liveness is SERVING for as long as the process can answer, also while it drains:
 killed in the middle of the requests it is draining.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum, IntEnum
 
 LIVENESS = "liveness"
@@ -48,6 +48,7 @@ class HealthState:
         self._facts: dict[Fact, bool] = {Fact.POOL_SYNCED: False, Fact.LEADER: leader, Fact.DRAINING: False}
         self._details: dict[Fact, str] = {}
         self._watchers: list[Callable[[], None]] = []
+        self._remarks: list[Callable[[], Iterable[str]]] = []
 
     def set(self, fact: Fact, value: bool, *, reason: str = "") -> None:
         """Record that `fact` is `value` from now on; `reason` says more than the fact's own sentence."""
@@ -71,6 +72,14 @@ class HealthState:
         """Return why we are not ready, a phrase for each fact in the way; empty when ready."""
         in_the_way = [fact for fact, value in self._facts.items() if value is (fact is Fact.DRAINING)]
         return tuple(f"{fact.value}: {detail}" if (detail := self._details.get(fact)) else fact.value for fact in in_the_way)
+
+    def on_remark(self, source: Callable[[], Iterable[str]]) -> None:
+        """Have `source` asked for what is amiss without being in the way, whenever somebody wants to know."""
+        self._remarks.append(source)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what is amiss without being in the way of readiness, a sentence for each."""
+        return tuple(remark for source in self._remarks for remark in source())
 
     def answer(self, service: str) -> Serving:
         """Return the serving status of a service name, SERVICE_UNKNOWN for a name outside `SERVICES`."""

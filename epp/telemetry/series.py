@@ -148,8 +148,29 @@ KV_STANDING = Series("epp_kv_standing", "gauge", "1 for how far an endpoint's bl
 KV_BLOCKS = Series("epp_kv_blocks", "gauge", "Blocks an endpoint reports to hold.", ("endpoint",))
 KV_LAG = Series("epp_kv_lag_seconds", "gauge", "Age of the last batch on arrival, clock skew included.", ("endpoint",))
 
+# What is watched in the Kubernetes API, by resource as in `pods` or `inferencepools.inference.networking.k8s.io`.
+_RESOURCE = ("resource",)
+KUBE_SYNCED = Series("epp_kube_synced", "gauge", "1 once a resource is known, or known not to exist.", _RESOURCE)
+KUBE_FAILING = Series("epp_kube_failing", "gauge", "1 while it cannot be followed; what was last known is used.", _RESOURCE)
+KUBE_OBJECTS = Series("epp_kube_objects", "gauge", "Objects known.", _RESOURCE)
+KUBE_CONTACT_AGE = Series(
+    "epp_kube_last_contact_age_seconds", "gauge", "Since the API server was heard from; up to a minute in peace.", _RESOURCE
+)
+KUBE_LISTS = Series(
+    "epp_kube_lists_total", "counter", "Times a resource was listed whole: once, and after expired watches.", _RESOURCE
+)
+KUBE_ERRORS = Series("epp_kube_errors_total", "counter", "What went wrong following it, by reason.", ("resource", "reason"))
+
 # The process.
 INFO = Series("llm_d_epp_info", "gauge", "Always 1.", ("commit", "build_ref"))
 CONFIG_INFO = Series("epp_config_info", "gauge", "Always 1; the configuration in force.", ("hash",))
 CONFIG_GENERATION = Series("epp_config_generation", "gauge", "How many configurations have been in force.")
+CONFIG_SUCCESS = Series("epp_config_last_success_timestamp_seconds", "gauge", "When a good configuration last came.")
+CONFIG_FAILURE = Series("epp_config_last_failure_timestamp_seconds", "gauge", "When one last came that was not taken; 0: never.")
+CONFIG_FAILURES = Series("epp_config_failures_total", "counter", "Configurations that were not taken.")
+CONFIG_CURRENT = Series("epp_config_up_to_date", "gauge", "1 while the newest configuration is in force; 0: refused or held back.")
+CONFIG_PINNED = Series("epp_config_pinned", "gauge", "1 while a configuration is pinned.")
+CONFIG_TRIAL = Series("epp_config_on_trial", "gauge", "1 while the configuration in force is on trial.")
+PARKED = Series("epp_parked_strategies", "gauge", "Strategies not in use that are kept warm.")
+PARKED_BYTES = Series("epp_parked_bytes", "gauge", "Memory of them, estimated.")
 LOOP_LAG = Series("epp_event_loop_lag_seconds", "histogram", "How late the event loop was.", (), LAG_SECONDS)

@@ -30,8 +30,32 @@ class ConfigState:
 
     hash: str = ""
     generation: int = 0
-    effective: str = ""
-    """The configuration as YAML, defaults and expansions included."""
+    last_success_s: float = 0.0
+    """Wall time at which a good configuration last came."""
+    last_failure_s: float = 0.0
+    """Wall time at which one last came that was not taken; 0: never."""
+    failures: int = 0
+    up_to_date: bool = True
+    """Whether the newest configuration is in force."""
+    pinned: bool = False
+    on_trial: bool = False
+    parked: int = 0
+    """Strategies not in use that are kept warm."""
+    parked_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """How a resource of the Kubernetes API is followed."""
+
+    resource: str
+    synced: bool
+    failing: bool
+    objects: int
+    last_contact_s: float
+    """Monotonic seconds; -inf for never."""
+    lists: int
+    errors: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +70,8 @@ class Sources:
     config: Callable[[], ConfigState] = ConfigState
     poll_errors: Callable[[], Mapping[str, int]] = dict
     """Metrics pages not read since the start, by cause."""
+    watched: Callable[[], Iterable[Watched]] = tuple
+    """What is followed in the Kubernetes API; nothing elsewhere."""
     pool_name: str = ""
     build: Mapping[str, str] = field(default_factory=dict)
     """`commit` and `build_ref`."""
@@ -64,6 +90,7 @@ def collect(sources: Sources) -> list[Metric]:
         *_endpoints(sources),
         *_strategies(strategies),
         *_streams([report for one in members(strategies) if isinstance(one, Accurate) for report in one.feed.report()]),
+        *_kubernetes(sources),
         *_process(sources),
     ]
 
@@ -134,10 +161,32 @@ def _streams(reports: list[StreamReport]) -> Iterator[Metric]:
     yield _one(s.KV_STANDING, *(((r.endpoint.name, one.value), float(one is r.standing)) for r in reports for one in Standing))
 
 
+def _kubernetes(sources: Sources) -> Iterator[Metric]:
+    watched, now_s = list(sources.watched()), sources.clock()
+    yield _one(s.KUBE_SYNCED, *(((one.resource,), float(one.synced)) for one in watched))
+    yield _one(s.KUBE_FAILING, *(((one.resource,), float(one.failing)) for one in watched))
+    yield _one(s.KUBE_OBJECTS, *(((one.resource,), one.objects) for one in watched))
+    yield _one(s.KUBE_CONTACT_AGE, *(((one.resource,), now_s - one.last_contact_s) for one in watched))
+    yield _one(s.KUBE_LISTS, *(((one.resource,), one.lists) for one in watched))
+    yield _one(s.KUBE_ERRORS, *(((one.resource, reason), count) for one in watched for reason, count in one.errors.items()))
+
+
 def _process(sources: Sources) -> Iterator[Metric]:
     config, errors = sources.config(), sources.poll_errors()
     yield _one(s.INFO, ((sources.build.get("commit", ""), sources.build.get("build_ref", "")), 1))
     yield _one(s.CONFIG_INFO, ((config.hash,), 1))
-    yield _one(s.CONFIG_GENERATION, ((), config.generation))
+    numbers: tuple[tuple[s.Series, float], ...] = (
+        (s.CONFIG_GENERATION, config.generation),
+        (s.CONFIG_SUCCESS, config.last_success_s),
+        (s.CONFIG_FAILURE, config.last_failure_s),
+        (s.CONFIG_FAILURES, config.failures),
+        (s.CONFIG_CURRENT, config.up_to_date),
+        (s.CONFIG_PINNED, config.pinned),
+        (s.CONFIG_TRIAL, config.on_trial),
+        (s.PARKED, config.parked),
+        (s.PARKED_BYTES, config.parked_bytes),
+    )
+    for series, value in numbers:
+        yield _one(series, ((), float(value)))
     yield _one(s.POLL_ERRORS, ((SOURCE_TYPE,), sum(errors.values())))
     yield _one(s.SCRAPE_ERRORS, *(((cause,), count) for cause, count in errors.items()))

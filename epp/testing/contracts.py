@@ -17,7 +17,7 @@ import numpy as np
 
 from epp.model.match import Match
 from epp.model.request import InferenceRequest
-from epp.scheduling.api import Filter, Picker, Plugin, Producer, ProfileHandler, Scorer, View
+from epp.scheduling.api import Detector, Filter, Picker, Plugin, Producer, ProfileHandler, Scorer, View
 from epp.testing.builders import NOW_S, build_endpoint, build_match, build_request, build_snapshot, build_view
 
 SIZES = (1, 2, 7, 1000)
@@ -37,6 +37,8 @@ def check_plugin(plugin: Plugin) -> None:
             _check_filter(plugin)
         case Picker():
             _check_picker(plugin)
+        case Detector():
+            _check_detector(plugin)
         case ProfileHandler():
             assert plugin.choose(build_request(), ("default",)) == "default", "chooses a profile that does not exist"
         case Producer() | Plugin():
@@ -117,6 +119,16 @@ def _check_picker(picker: Picker) -> None:
             assert len(set(picked.tolist())) == len(picked), "picks an endpoint twice"
             assert ((picked >= 0) & (picked < size)).all(), "picks what is not there"
             assert picked.tolist() == picker.pick(totals, Random(size)).tolist(), "draws from a source of chance of its own"
+
+
+def _check_detector(detector: Detector) -> None:
+    for oddity, _, view in views():
+        before = _numbers(view)
+        saturation = detector.saturation(view)
+        assert np.isfinite(saturation), f"{oddity}: {saturation} is no number"
+        assert saturation >= 0, f"{oddity}: {saturation} is below 0"
+        assert saturation == detector.saturation(view), f"{oddity}: two calls, two answers"
+        assert before == _numbers(view), f"{oddity}: writes to the pool"
 
 
 def _numbers(view: View) -> bytes:

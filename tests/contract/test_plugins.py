@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 import numpy as np
 import pytest
 
+import epp.scheduling.detectors
 import epp.scheduling.filters
 import epp.scheduling.pickers
 import epp.scheduling.producers
@@ -26,6 +27,7 @@ NEEDED = {
 }
 """Parameters that have no default."""
 PACKAGES = (
+    epp.scheduling.detectors,
     epp.scheduling.filters,
     epp.scheduling.pickers,
     epp.scheduling.producers,

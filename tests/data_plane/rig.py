@@ -1,5 +1,6 @@
 """What the data-plane tests run against: real pickers and real Envoys, as processes, before scripted model servers; free ports."""
 
+import json
 import random
 import signal
 import socket
@@ -123,6 +124,12 @@ class PickerProcess:
             except grpc.RpcError as error:
                 return error.code().name
             return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+
+    def page(self, path: str) -> Any:
+        """What a page of the admin port says, which is JSON."""
+        page = request(self, "GET", path)
+        assert page.status == 200, page.body
+        return json.loads(page.body)
 
     def in_flight(self) -> int:
         """Requests that were given an endpoint and are not over."""

@@ -97,14 +97,21 @@ class Namespace:
             server: another address of the API server than its own, such as that of a `Link`.
         """
         self.create("serviceaccounts", {"metadata": {"name": name}})
-        subject = {"kind": "ServiceAccount", "name": name, "namespace": self.name}
-        for kind, prefix, given in (("Role", "", rules), ("ClusterRole", f"{self.name}-", cluster_rules)):
-            if given:
-                self._grant(kind, prefix + name, given, subject)
-        user = f"system:serviceaccount:{self.name}:{name}"
-        for rule in (*rules, *cluster_rules):
-            self._until_allowed(user, rule)
+        if rules:
+            self.grant(name, rules, to=name)
+        if cluster_rules:
+            self.grant(f"{self.name}-{name}", cluster_rules, to=name, kind="ClusterRole")
         return self.kubeconfig(name, server=server)
+
+    def grant(self, name: str, rules: Sequence[Rule], *, to: str, kind: str = "Role") -> None:
+        """Make a Role or a ClusterRole and bind it to a ServiceAccount; returns when the API server heeds it."""
+        base = f"/apis/{RBAC}/v1" + (f"/namespaces/{self.name}" if kind == "Role" else "")
+        self.api.create(f"{base}/{kind.lower()}s", {"metadata": {"name": name}, "rules": json.loads(json.dumps(rules))})
+        subject = {"kind": "ServiceAccount", "name": to, "namespace": self.name}
+        binding = {"metadata": {"name": name}, "roleRef": {"apiGroup": RBAC, "kind": kind, "name": name}, "subjects": [subject]}
+        self.api.create(f"{base}/{kind.lower()}bindings", binding)
+        for rule in rules:
+            self._until_allowed(f"system:serviceaccount:{self.name}:{to}", rule)
 
     def kubeconfig(self, service_account: str, *, server: str = "") -> Path:
         """The kubeconfig of a ServiceAccount that exists, such as one that a chart has made."""
@@ -119,13 +126,6 @@ class Namespace:
         """A token of a ServiceAccount, good for an hour."""
         request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": TOKEN_S}}
         return self.api.create(self.path("serviceaccounts", service_account, sub="token"), request)["status"]["token"]
-
-    def _grant(self, kind: str, name: str, rules: Sequence[Rule], subject: Json) -> None:
-        base = f"/apis/{RBAC}/v1" + (f"/namespaces/{self.name}" if kind == "Role" else "")
-        plural = f"{kind.lower()}s"
-        self.api.create(f"{base}/{plural}", {"metadata": {"name": name}, "rules": json.loads(json.dumps(rules))})
-        binding = {"metadata": {"name": name}, "roleRef": {"apiGroup": RBAC, "kind": kind, "name": name}, "subjects": [subject]}
-        self.api.create(f"{base}/{kind.lower()}bindings", binding)
 
     def _until_allowed(self, user: str, rule: Rule) -> None:
         """The API server learns of its own rules a moment later."""

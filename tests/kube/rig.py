@@ -18,16 +18,41 @@ from typing import Any
 
 import yaml
 
+from epp.standalone.endpoints import endpoints_json, write
 from epp.standalone.launcher import Envoy, start
 from epp.standalone.options import EnvoyOptions, OriginalDestination, SocketAddress
 from epp.standalone.process import Child
-from tests.data_plane.rig import How, PickerProcess
+from tests.data_plane.rig import How, PickerProcess, eventually
 from tests.kube.control_plane import ControlPlane
 from tests.kube.namespace import Namespace
+from tests.kube.pods import Pod
+from tests.kube.traffic import LATE_S
 
 BASE = {"apiVersion": "llm-d.ai/v1alpha1", "kind": "EndpointPickerConfig"}
 APPROXIMATE: Mapping[str, Any] = {"strategy": {"chain": ["approximate"]}}
 POOL = "pool"
+
+
+def known(picker: PickerProcess) -> dict[str, str]:
+    """The endpoints that a picker knows: name without the namespace -> address and port."""
+    return {row["name"].rpartition("/")[2]: row["authority"] for row in picker.page("/pool")["endpoints"]}
+
+
+def addresses(*pods: Pod) -> set[str]:
+    """All addresses with ports of some pods."""
+    return {address for pod in pods for address in pod.addresses}
+
+
+def until_known(picker: PickerProcess, *pods: Pod) -> None:
+    """Return when the picker knows the endpoints of these pods and no others; fails when it does not in time."""
+    eventually(lambda: set(known(picker).values()) == addresses(*pods), "the picker knows the pods", LATE_S + 1)
+
+
+def write_endpoints(file: Path, pods: Sequence[Pod]) -> None:
+    """Tell an Envoy that follows this file (`EndpointFile`) of these pods; as a gateway's controller does."""
+    file.parent.mkdir(exist_ok=True)
+    places = [SocketAddress(host=pod.ip, port=port) for pod in pods for port in pod.ports]
+    write(file, endpoints_json(places))
 
 
 class Rig:

@@ -48,7 +48,7 @@ WITH_POOL = (
         (
             WITH_POOL + "strategy: {{chain: [accurate], tokenizer: {{tokenizer: {pool}}}}}\n",
             [],
-            "no tokenizer in {pool}: [Errno 2] No such file or directory: '{pool}'",
+            "strategy.tokenizer: no tokenizer in {pool}: [Errno 2] No such file or directory: '{pool}'",
         ),
         (WITH_POOL, ["--bind", "192.0.2.1"], "cannot listen on 192.0.2.1:0: "),
         (WITH_POOL, ["--cert-path", "{pool}"], "cert-path: no usable tls.crt and tls.key in {pool}: "),
@@ -96,7 +96,7 @@ def test_the_schema_describes_every_plugin(capsys):
 
 def test_serving_without_a_pool_says_what_is_missing(tmp_path, capsys):
     assert main(["serve", "--config-file", write(tmp_path, "strategy: {}\n"), "-v=0"]) == 2
-    assert "epp: dataLayer.discovery: no pool" in capsys.readouterr().err
+    assert "epp: dataLayer.discovery: say in one way where the endpoints are" in capsys.readouterr().err
 
 
 def test_help_reads_well(capsys):

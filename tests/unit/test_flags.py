@@ -80,9 +80,60 @@ def test_a_deployment_of_the_reference_starts_and_is_told_what_has_no_effect():
         "--pool-name=primary", "--pool-namespace", "default", "--zap-encoder", "json", "--grpc-port", "9002",
         "--ha-enable-leader-election", "--metrics-endpoint-auth=false", "--tracing=false",
     )  # fmt: skip
-    assert options.ignored == (
-        "pool-name", "pool-namespace", "ha-enable-leader-election", "metrics-endpoint-auth", "tracing", "zap-encoder",
-    )  # fmt: skip
+    assert options.ignored == ("ha-enable-leader-election", "metrics-endpoint-auth", "tracing", "zap-encoder")
+    assert (options.pool_name, options.pool_namespace) == ("primary", "default")
+    assert options.pool_group == "inference.networking.k8s.io"
+
+
+def test_a_pool_of_the_older_group():
+    assert read("--pool-name=a", "--pool-group=inference.networking.x-k8s.io").pool_group == "inference.networking.x-k8s.io"
+
+
+@pytest.mark.parametrize(
+    "ports", [("--endpoint-target-ports=8000,8001",), ("--endpoint-target-ports=8000", "--endpoint-target-ports=8001")]
+)
+def test_pods_by_their_labels(ports):
+    options = read("--endpoint-selector=app=vllm,llm-d.ai/role=", *ports)
+    assert options.endpoint_selector == {"app": "vllm", "llm-d.ai/role": ""}
+    assert options.endpoint_target_ports == (8000, 8001)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--pool-name=a", "--endpoint-selector=app=a", "--endpoint-target-ports=1"], "exclude each other"),
+        (["--endpoint-selector=app=a"], "wants --endpoint-target-ports"),
+        (["--endpoint-selector=app=a", "--endpoint-target-ports=1,2,3,4,5,6,7,8,9"], "1 to 8"),
+        (["--endpoint-selector=app=a", "--endpoint-target-ports=1,1"], "names a port twice"),
+        (["--pool-name=a", "--endpoint-target-ports=8000"], "belongs to --endpoint-selector"),
+    ],
+)
+def test_endpoints_are_named_in_one_way(argv, said):
+    with pytest.raises(ConfigError, match=said):
+        read(*argv)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--endpoint-selector=app"],
+        ["--endpoint-selector=app in (a)"],
+        ["--endpoint-selector=app=a,app=b"],
+        ["--endpoint-selector=-app=a"],
+        ["--endpoint-selector=app=a b"],
+        ["--endpoint-selector="],
+        ["--endpoint-selector=app=a", "--endpoint-target-ports=0"],
+        ["--endpoint-selector=app=a", "--endpoint-target-ports=http"],
+        ["--endpoint-selector=app=a", "--endpoint-target-ports=65536"],
+        ["--pool-name=../pods"],
+        ["--pool-name=a", "--pool-namespace=A"],
+        ["--pool-name=a", "--pool-group=example.com"],
+    ],
+)
+def test_what_kubernetes_would_not_take_is_refused(argv):
+    with pytest.raises(SystemExit) as caught:
+        read(*argv)
+    assert caught.value.code == 2
 
 
 @pytest.mark.parametrize("name", ["native", "grpcio"])

@@ -10,7 +10,9 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
+from epp.admin.config_pages import ConfigPages
 from epp.admin.server import Admin
+from epp.errors import ConfigError
 from epp.prefix.approximate import Approximate
 from epp.prefix.blocks import Blocks
 from epp.prefix.chain import Chain
@@ -22,6 +24,33 @@ from epp.testing.builders import build_snapshot
 from tests.unit.telemetry.facts import build_decision, build_outcome
 
 
+class History:
+    """Two generations, and what was asked for."""
+
+    def __init__(self) -> None:
+        self.texts = {1: "a: 1\nb: 1\n", 2: "a: 1\nb: 2\n"}
+        self.asked: list[tuple] = []
+
+    def report(self):
+        return {"generation": 2, "asked": len(self.asked)}
+
+    def effective(self, number=None):
+        if number not in {None, *self.texts}:
+            raise ConfigError(f"generation {number} is not kept")
+        return self.texts[number or 2]
+
+    async def rollback(self, number):
+        if number == 9:
+            raise ConfigError("there is no other configuration to go back to", "strategy.chain")
+        self.asked.append(("rollback", number))
+
+    async def pin(self):
+        self.asked.append(("pin",))
+
+    async def unpin(self):
+        self.asked.append(("unpin",))
+
+
 class World:
     """An admin server over a small pool, and the objects behind it."""
 
@@ -30,11 +59,12 @@ class World:
         self.ring = DecisionRing(lambda: 0.0)
         self.health = HealthState()
         self.snapshot = build_snapshot(2, waiting=[3, 0], scraped_s=[999.9, -np.inf])
+        self.history = History()
         self.sources = Sources(
             snapshot=lambda: self.snapshot,
             clock=lambda: 1000.0,
             strategies=lambda: [Chain([Approximate(Blocks())])],
-            config=lambda: ConfigState(hash="abc", generation=2, effective="apiVersion: x\n"),
+            config=lambda: ConfigState(hash="abc", generation=2),
             pool_name="pool",
         )
 
@@ -46,7 +76,7 @@ class World:
 
     @asynccontextmanager
     async def served(self) -> AsyncIterator["Client"]:
-        admin = Admin(self.sources, self.metrics, self.ring, self.health)
+        admin = Admin(self.sources, self.metrics, self.ring, self.health, ConfigPages(self.history).routes())
         port = await admin.start("127.0.0.1", 0)
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
             yield Client(session)
@@ -195,9 +225,59 @@ def test_strategies_and_configuration():
         assert strategy["health"] == {"condition": "healthy", "reason": ""}
         assert set(strategy["size"]) == {"entries", "bytes", "tokens"}
         assert chain["order"] == ["approximate"]
-        assert await client.json("/config") == (200, {"hash": "abc", "generation": 2, "effective": {"apiVersion": "x"}})
+        assert await client.json("/config") == (200, {"generation": 2, "asked": 0, "effective": {"a": 1, "b": 2}})
 
     with_client(check)
+
+
+class TestConfiguration:
+    def test_a_generation_and_what_changed(self):
+        async def check(client: Client) -> None:
+            assert await client.json("/config/1") == (200, {"effective": {"a": 1, "b": 1}})
+            assert (await client.json("/config/7")) == (404, {"error": "generation 7 is not kept"})
+            lines = (await client.json("/config/diff?from=1"))[1]["diff"]
+            assert lines == ["--- generation 1", "+++ in force", "@@ -1,2 +1,2 @@", " a: 1", "-b: 1", "+b: 2"]
+            assert (await client.json("/config/diff?from=1&to=1")) == (200, {"diff": []})
+            assert (await client.json("/config/diff?from=1&to=5"))[0] == 404
+            for query in ("", "?from=x", "?from=1&to=", "?from=-1"):
+                assert (await client.json(f"/config/diff{query}"))[0] == 400
+
+        with_client(check)
+
+    def test_the_way_back(self):
+        world = World()
+
+        async def check(client: Client) -> None:
+            for path, body in (("rollback", b""), ("rollback", b'{"generation": 1}'), ("pin", b""), ("unpin", b"")):
+                async with client.session.post(f"/config/{path}", data=body) as answer:
+                    assert answer.status == 200
+                    assert (await answer.json())["generation"] == 2
+            assert world.history.asked == [("rollback", None), ("rollback", 1), ("pin",), ("unpin",)]
+
+        with_client(check, world)
+
+    @pytest.mark.parametrize(
+        ("body", "status"), [(b'{"generation": 9}', 409), (b"{", 400), (b'{"generations": 1}', 400), (b"\xff", 400)]
+    )
+    def test_what_cannot_be_done_is_a_sentence(self, body, status):
+        async def check(client: Client) -> None:
+            async with client.session.post("/config/rollback", data=body) as answer:
+                assert answer.status == status
+                assert (await answer.json())["error"]
+
+        with_client(check)
+
+    @pytest.mark.parametrize("headers", [{"Origin": "http://evil.test"}, {"x-forwarded-for": "10.0.0.1"}, {"Forwarded": "for=x"}])
+    def test_a_web_page_and_a_proxy_change_nothing(self, headers):
+        world = World()
+
+        async def check(client: Client) -> None:
+            async with client.session.post("/config/pin", headers=headers) as answer:
+                assert answer.status == 403
+            assert (await client.json("/config"))[0] == 200
+
+        with_client(check, world)
+        assert world.history.asked == []
 
 
 def test_every_link_of_the_index_leads_somewhere():

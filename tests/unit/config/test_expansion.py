@@ -120,6 +120,12 @@ def test_the_older_parser_field_joins_the_list():
         ),
         ("requestHandler: {parsers: [{pluginRef: x}]}", "requestHandler.parsers[0].pluginRef", "no plugin is named 'x'"),
         ("saturationDetector: {pluginRef: x}", "saturationDetector.pluginRef", "no plugin is named 'x'"),
+        ("objectives: [{name: a}, {name: b}, {name: a}]", "objectives[2].name", "already one named 'a'"),
+        (
+            "modelRewrites: [&r {name: a, rules: []}, *r]",
+            "modelRewrites[1].name",
+            "already one named 'a'",
+        ),
         ("strategy: {}\nschedulingProfiles: [{name: a}]", "strategy", "either a strategy or schedulingProfiles"),
         ("strategy: {}\nplugins: [{type: queue-scorer}]", "plugins[0].type", "beside a strategy"),
         ("strategy: {}\nplugins: [{type: approx-prefix-cache-producer}]", "plugins[0].type", "beside a strategy"),

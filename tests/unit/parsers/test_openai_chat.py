@@ -24,7 +24,7 @@ def test_fields():
     request = chat(HELLO, stream=True, cache_salt="s", priority=-2, max_tokens=7, n=3, seed=12345678901234567890123)
     assert request.api is Api.CHAT
     assert (request.model, request.target_model, request.lora) == ("llama", "llama", "llama")
-    assert (request.stream, request.cache_salt, request.priority, request.max_tokens) == (True, "s", -2, 7)
+    assert (request.stream, request.cache_salt, request.engine_priority, request.max_tokens) == (True, "s", -2, 7)
     assert request.head is HEAD
     assert request.model_span is None
 

@@ -9,6 +9,8 @@ from epp.config import dump, expand, load
 from epp.errors import ConfigError
 from epp.parsers.select import PARSERS
 from epp.scheduling.build import build
+from epp.scheduling.detectors.concurrency import ConcurrencyDetector
+from epp.scheduling.detectors.utilization import UtilizationDetector
 from epp.scheduling.pickers.max_score import MaxScorePicker
 from epp.scheduling.pickers.weighted_random import WeightedRandomPicker
 from epp.scheduling.profiles.single import SingleProfileHandler
@@ -130,9 +132,25 @@ def test_a_tokenizer():
         ("plugins: [{type: queue-scorer, parameters: {depthMax: 1}}]", "plugins[0].parameters.depthMax", "unknown field"),
         ("plugins: [{type: latency-scorer}]", "plugins[0].type", "known to the reference but not available here (yet)"),
         (
-            "plugins: [{type: utilization-detector}]\nsaturationDetector: {pluginRef: utilization-detector}",
-            "plugins[0].type",
-            "(yet)",
+            "plugins: [{type: random-picker}]\nsaturationDetector: {pluginRef: random-picker}",
+            "saturationDetector.pluginRef",
+            "'random-picker' does not detect saturation",
+        ),
+        (
+            "plugins: [{type: utilization-detector}, {type: concurrency-detector}]",
+            "plugins[1]",
+            "more than one detector (utilization-detector, concurrency-detector)",
+        ),
+        (
+            "plugins: [{type: concurrency-detector}]\nsaturationDetector: &d {pluginRef: concurrency-detector}\n"
+            "flowControl: {saturationDetector: *d}",
+            "saturationDetector",
+            "not both",
+        ),
+        (
+            "plugins: [{type: utilization-detector, parameters: {metricsStalenessThreshold: soon}}]",
+            "plugins[0].parameters.metricsStalenessThreshold",
+            "a duration above 0",
         ),
         ("featureGates: [flowControl]", "featureGates[0]", "'flowControl' is known to the reference but not available here (yet)"),
         ("featureGates: [a]", "featureGates[0]", "unknown feature gate 'a'"),
@@ -232,7 +250,22 @@ def test_what_cannot_work_is_refused_with_its_place(text, path, message):
             "plugins: [{type: approx-prefix-cache-producer}, {type: consistent-hash-producer}, {type: prefix-cache-scorer}]",
             "plugins[1]: nobody asks 'consistent-hash-producer'; it learns, and has no effect",
         ),
-        ("flowControl: {}", "flowControl: has no effect while the feature gate is shut"),
+        (
+            "plugins: [{type: utilization-detector}, {type: concurrency-detector}]\n"
+            "flowControl: {saturationDetector: {pluginRef: concurrency-detector}}",
+            "plugins[0]: 'utilization-detector' is not the saturation detector, so it has no effect",
+        ),
+        (
+            "plugins: [{type: utilization-detector, parameters: {metricsStalenessThreshold: 200ms}}]",
+            "plugins[0].parameters.metricsStalenessThreshold: an idle endpoint is read every 1 s, and would be taken to be full in "
+            "between",
+        ),
+        (
+            "modelRewrites: [{name: b, rules: [{matches: [{model: {value: m}}], targets: [{modelRewrite: x}]}]},"
+            " {name: a, rules: [{matches: [{model: {value: m}}], targets: [{modelRewrite: y}]}]}]",
+            "modelRewrites[0].rules[0]: another rule has all that it matches, so it has no effect",
+        ),
+        ("flowControl: {}", "flowControl: has no effect while the feature gate is shut, but for saturationDetector"),
         (
             "strategy: {chain: [accurate]}",
             "precise-prefix-cache-producer: there is no tokenizer, so it answers only for requests that carry token ids",
@@ -241,6 +274,21 @@ def test_what_cannot_work_is_refused_with_its_place(text, path, message):
 )
 def test_what_is_likely_not_meant_is_a_warning(text, warning):
     assert plan_of(text).warnings == (warning,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plugins: [{type: concurrency-detector, name: d, parameters: {maxConcurrency: 7}}]",
+        "plugins: [{type: concurrency-detector, name: d, parameters: {maxConcurrency: 7}}, {type: utilization-detector}]\n"
+        "saturationDetector: {pluginRef: d}",
+        "plugins: [{type: utilization-detector}, {type: concurrency-detector, name: d, parameters: {maxConcurrency: 7}}]\n"
+        "flowControl: {saturationDetector: {pluginRef: d}}",
+    ],
+)
+def test_the_saturation_detector(text):
+    assert plan_of(text).detector == ConcurrencyDetector(max_concurrency=7)
+    assert plan_of("").detector == UtilizationDetector()
 
 
 @pytest.mark.parametrize("path", sorted(STRATEGIES.glob("*.yaml")), ids=lambda path: path.stem)

@@ -123,6 +123,7 @@ def test_picker_cluster_lists_every_process_and_notices_its_death():
     assert [m["endpoint"]["address"]["socketAddress"]["portValue"] for m in members] == [9002, 9012]
     assert picker["commonLbConfig"] == {"healthyPanicThreshold": {}}, "a threshold of 0, which JSON leaves out"
     assert picker["healthChecks"][0]["noTrafficInterval"] == picker["healthChecks"][0]["interval"] == "2s"
+    assert picker["healthChecks"][0]["grpcHealthCheck"]["serviceName"] == "envoy.service.ext_proc.v3.ExternalProcessor"
 
 
 def test_picker_tls_is_on_unless_switched_off(tmp_path):

@@ -94,13 +94,19 @@ def test_configuration_errors_and_build():
         Sources(
             snapshot=lambda: build_snapshot(0),
             clock=lambda: 0.0,
-            config=lambda: ConfigState(hash="abc", generation=3),
+            config=lambda: ConfigState(hash="abc", generation=3, last_success_s=5.5, failures=4, up_to_date=False, parked=2),
             poll_errors=lambda: {"timeout": 2, "refused": 5},
             build={"commit": "c0ffee", "build_ref": "v1"},
         )
     )
     assert page.values("epp_config_info", "hash") == {"abc": 1}
     assert page.values("epp_config_generation") == 3
+    assert page.values("epp_config_last_success_timestamp_seconds") == 5.5
+    assert page.values("epp_config_last_failure_timestamp_seconds") == 0
+    assert page.values("epp_config_failures_total") == 4
+    assert page.values("epp_config_up_to_date") == 0
+    assert page.values("epp_config_on_trial") == 0
+    assert page.values("epp_parked_strategies") == 2
     assert page.values("llm_d_epp_datalayer_poll_errors_total", "source_type") == {"metrics-data-source": 7}
     assert page.values("epp_scrape_errors_total", "cause") == {"timeout": 2, "refused": 5}
     assert page.values("llm_d_epp_info", "commit") == {"c0ffee": 1}

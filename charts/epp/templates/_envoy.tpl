@@ -1,0 +1,44 @@
+{{/* The Envoy of standalone mode. */}}
+
+{{- define "epp.envoyBootstrap" -}}
+{{- .Files.Get "files/envoy.json" | replace "0.0.0.0" .Values.standalone.listenAddress -}}
+{{- end -}}
+
+{{/* A sidecar in Kubernetes' sense: it starts before the picker and ends after it, so that requests under way end through it. */}}
+{{- define "epp.envoyContainer" -}}
+- name: envoy
+  restartPolicy: Always
+  image: {{ include "epp.image" (dict "image" .Values.standalone.image "tag" "") }}
+  imagePullPolicy: {{ .Values.standalone.image.pullPolicy }}
+  args:
+  - --config-path
+  - /etc/envoy/envoy.json
+  - --concurrency
+  - {{ .Values.standalone.concurrency | quote }}
+  - --disable-hot-restart
+  - --log-level
+  - warning
+  ports:
+  - {name: http, containerPort: 8080}
+  # Open once the bootstrap is in force. Whether requests can be answered is for the picker's probe to say.
+  readinessProbe:
+    tcpSocket: {port: http}
+    periodSeconds: 2
+  resources:
+    {{- toYaml .Values.standalone.resources | nindent 4 }}
+  securityContext:
+    {{- toYaml .Values.securityContext | nindent 4 }}
+  volumeMounts:
+  - {name: envoy, mountPath: /etc/envoy, readOnly: true}
+{{- end -}}
+
+{{/* Run in the picker's container when the pod ends: from then on Envoy has clients close their connections, so that none sends its
+next request to a pod that is going. */}}
+{{- define "epp.envoyDrain" -}}
+command:
+- python
+- -c
+- |
+  from urllib.request import urlopen
+  urlopen("http://127.0.0.1:9901/healthcheck/fail", data=b"", timeout=5)
+{{- end -}}

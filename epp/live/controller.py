@@ -1,0 +1,286 @@
+"""Takes configurations as they come, and decides what is in force: checked, prepared, swapped in, tried, taken back.
+
+Sources (`sources`, `config_map`) call `offer`, the admin port the others; one at a time, whatever comes from where. What is bad
+changes nothing but the status, which says what is wrong with it. Everything that happens is a log line, and an `Event` for those
+who were given as `told` (Kubernetes).
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from epp.config import EndpointPickerConfig, config_hash, dump, load
+from epp.errors import ConfigError
+from epp.live.assembly import Assembly, prepare
+from epp.live.generations import Answer, Candidate, Generation, Generations
+from epp.live.measure import Baseline, Witness
+from epp.live.swap import check_swap
+from epp.live.trial import Outcome, Tally, Trial
+from epp.scheduling.build import Plan, build
+from epp.scheduling.registry import Registry
+from epp.telemetry.metrics import Metrics
+from epp.telemetry.observers import Observers
+from epp.telemetry.sheets import DecisionRing
+
+TICK_S = 1.0
+"""How often a trial is judged and parked strategies are looked at."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened to the configuration."""
+
+    reason: str
+    """One word, in CamelCase, as Kubernetes wants it."""
+    note: str
+    """A sentence."""
+    warning: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a configuration was not taken."""
+
+    error: ConfigError
+    source: str
+    at_s: float
+    """Wall time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the controller works on."""
+
+    assembly: Assembly
+    registry: Registry
+    metrics: Metrics
+    ring: DecisionRing
+    observers: Observers
+
+
+@dataclass(slots=True, kw_only=True)
+class _OnTrial:
+    """A trial that runs."""
+
+    trial: Trial
+    witness: Witness
+    back: Candidate
+    """What to go back to."""
+
+
+class Controller:
+    """One process's configuration.
+
+    Args:
+        on: what it works on.
+        source: where the first configuration came from.
+        clock: monotonic seconds, the director's.
+        wall: seconds since the epoch.
+    """
+
+    def __init__(
+        self, on: Parts, source: str, *, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time
+    ) -> None:
+        self._on = on
+        self._clock = clock
+        self._wall = wall
+        self._told: list[Callable[[Event], None]] = []
+        self._lock = asyncio.Lock()
+        plan = on.assembly.plan
+        first = Candidate(config=plan.config, hash=config_hash(plan.config), source=source)
+        self.generations = Generations(first, wall())
+        self.effective = dump(plan.config)
+        """What is in force, as YAML."""
+        self.warnings: tuple[str, ...] = plan.warnings
+        self.failure: Failure | None = None
+        """What is wrong with the newest configuration; None when it is good."""
+        self.failures = 0
+        self.last_success_s, self.last_failure_s = wall(), 0.0
+        self._baseline = Baseline(on.metrics, on.ring)
+        self._on_trial: _OnTrial | None = None
+
+    @property
+    def trial(self) -> Trial | None:
+        """The trial that runs."""
+        return self._on_trial.trial if self._on_trial is not None else None
+
+    def tell(self, told: Callable[[Event], None]) -> None:
+        """Tell `told` as well of what happens from now on; it must be quick."""
+        self._told.append(told)
+
+    async def run(self) -> None:
+        """Judge trials and give up what was parked long enough, until cancelled."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            await self.tick()
+
+    async def tick(self) -> None:
+        """Do once what `run` does again and again."""
+        now_s = self._clock()
+        self._on.assembly.expire(now_s)
+        self._baseline.sample(now_s)
+        async with self._lock:
+            await self._judge(now_s)
+
+    async def offer(self, text: str, source: str) -> None:
+        """Take a configuration that a source brings: swap it in if it may be and can be. Never raises for what is wrong with it."""
+        async with self._lock:
+            try:
+                plan, candidate = await asyncio.to_thread(self._read, text, source)
+                answer = self.generations.offer(candidate)
+                if answer is Answer.APPLY:
+                    await self._apply(plan, candidate, "changed")
+            except ConfigError as error:
+                self._refuse(error, source)
+                return
+            self.failure, self.last_success_s = None, self._wall()
+            if answer in {Answer.PINNED, Answer.CONDEMNED}:
+                self._say("ConfigHeld", f"{candidate.hash} from {source} stays out: {answer.value}")
+
+    def lost(self, error: ConfigError, source: str) -> None:
+        """A source has nothing any more, or what it has cannot be read. What is in force stays."""
+        self._refuse(error, source)
+
+    async def rollback(self, number: int | None = None) -> Generation:
+        """Go back to a generation (the latest with another configuration) and pin it, so that nothing undoes it.
+
+        Raises:
+            ConfigError: there is no such generation, or it cannot be used any more.
+        """
+        async with self._lock:
+            wanted = self.generations.before() if number is None else self.generations.find(number)
+            if wanted.candidate.hash != self.generations.current.candidate.hash:
+                plan = await asyncio.to_thread(self._build, wanted.candidate.config)
+                await self._apply(plan, wanted.candidate, f"rollback to generation {wanted.number}", on_trial=False)
+                self.generations.pardon()
+            self._end_trial()
+            self.generations.pin()
+            self._say("ConfigPinned", f"{self._in_force()} is pinned until it is unpinned")
+            return self.generations.current
+
+    async def pin(self) -> Generation:
+        """Keep what is in force, whatever comes; a trial that runs is passed by that."""
+        async with self._lock:
+            self._end_trial()
+            self.generations.pin()
+            self._say("ConfigPinned", f"{self._in_force()} is pinned until it is unpinned")
+            return self.generations.current
+
+    async def unpin(self) -> Generation:
+        """Follow the sources again, beginning with the newest that they brought.
+
+        Raises:
+            ConfigError: the newest cannot be put in force; it is unpinned all the same.
+        """
+        async with self._lock:
+            candidate = self.generations.unpin()
+            self._say("ConfigUnpinned", "the newest configuration is followed again")
+            if candidate is not None:
+                try:
+                    plan = await asyncio.to_thread(self._build, candidate.config)
+                    await self._apply(plan, candidate, "unpinned")
+                except ConfigError as error:
+                    self._refuse(error, candidate.source)
+                    raise
+            return self.generations.current
+
+    def _read(self, text: str, source: str) -> tuple[Plan, Candidate]:
+        """Return what a text comes to. Blocks for as long as parsing takes."""
+        plan = self._build(load(text))
+        return plan, Candidate(config=plan.config, hash=config_hash(plan.config), source=source)
+
+    def _build(self, config: EndpointPickerConfig) -> Plan:
+        try:
+            plan = build(config, self._on.registry)
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever a stranger's plugin raises
+            raise ConfigError(f"a plugin failed: {type(error).__name__}: {error}") from error
+        check_swap(self._on.assembly.plan, plan)
+        return plan
+
+    async def _apply(self, plan: Plan, candidate: Candidate, cause: str, *, on_trial: bool = True) -> None:
+        """Put a configuration in force, on trial if it asks for that.
+
+        Raises:
+            ConfigError: it cannot be; what was in force still is.
+        """
+        assembly, before = self._on.assembly, self.generations.current.candidate
+        try:
+            prepared = await asyncio.to_thread(prepare, plan, assembly.prepared)
+            doubts = assembly.rehearse(plan)
+            tally = self._baseline.tally()
+            assembly.install(prepared)
+        except ConfigError:
+            raise
+        except Exception as error:  # as above
+            raise ConfigError(f"a plugin failed: {type(error).__name__}: {error}") from error
+        self.generations.enter(candidate, cause, self._wall())
+        self.effective, self.warnings = dump(plan.config), plan.warnings + doubts
+        for warning in self.warnings:
+            log.warning("configuration", extra={"doubt": warning})
+        self._say("ConfigApplied", f"{self._in_force()} is in force: {cause}, from {candidate.source}")
+        back, baseline = (before, tally) if self._on_trial is None else (self._on_trial.back, self._on_trial.trial.baseline)
+        self._end_trial()
+        if on_trial and plan.config.trial is not None and back.hash != candidate.hash:
+            self._begin_trial(plan, back, baseline)
+        self._baseline.restart(self._wall())
+        await assembly.retire()
+
+    def _begin_trial(self, plan: Plan, back: Candidate, baseline: Tally) -> None:
+        settings = plan.config.trial
+        assert settings is not None
+        trial = Trial(settings.for_s, settings.revert_on, baseline, self._clock())
+        self._on_trial = _OnTrial(trial=trial, witness=Witness(trial), back=back)
+        self._on.observers.add(self._on_trial.witness)
+        self._say("TrialStarted", f"{self._in_force()} is on trial for {settings.for_}")
+
+    def _end_trial(self) -> None:
+        if self._on_trial is not None:
+            self._on.observers.remove(self._on_trial.witness)
+            self._on_trial = None
+
+    async def _judge(self, now_s: float) -> None:
+        """Look at the trial, if there is one, and take the configuration back if it failed."""
+        running = self._on_trial
+        if running is None:
+            return
+        verdict = running.trial.verdict(now_s)
+        if verdict.outcome is Outcome.PASSED:
+            self._end_trial()
+            self._say("TrialPassed", f"{self._in_force()} has passed its trial: {verdict.reason}")
+        elif verdict.outcome is Outcome.FAILED:
+            self._end_trial()
+            failed, why = self.generations.current, f"failed its trial: {verdict.reason}"
+            self._say("TrialFailed", f"{self._in_force()} {why}", warning=True)
+            try:
+                plan = await asyncio.to_thread(self._build, running.back.config)
+                await self._apply(plan, running.back, f"generation {failed.number} {why}", on_trial=False)
+            except ConfigError as error:
+                self._refuse(error, running.back.source)
+                return
+            self.generations.condemn(failed.candidate)
+
+    def _refuse(self, error: ConfigError, source: str) -> None:
+        """Take note of a configuration that is not taken."""
+        again = self.failure is not None and str(self.failure.error) == str(error) and self.failure.source == source
+        self.failures += 1
+        self.last_failure_s = self._wall()
+        self.failure = Failure(error=error, source=source, at_s=self.last_failure_s)
+        if not again:
+            self._say("ConfigRefused", f"{error}; from {source}. {self._in_force()} stays in force", warning=True)
+
+    def _in_force(self) -> str:
+        current = self.generations.current
+        return f"generation {current.number} ({current.candidate.hash})"
+
+    def _say(self, reason: str, note: str, *, warning: bool = False) -> None:
+        facts = {"event": reason, "note": note, "generation": self.generations.current.number}
+        log.log(logging.ERROR if warning else logging.INFO, "configuration", extra=facts)
+        event = Event(reason=reason, note=note, warning=warning)
+        for told in self._told:
+            told(event)
