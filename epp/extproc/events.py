@@ -64,7 +64,7 @@ class RequestHeaders(Struct, frozen=True):
 class RequestBody(Struct, frozen=True):
     """A piece of the request's body. `subset` is a subset hint that came with it; None means that none did."""
 
-    data: bytes
+    data: bytes | memoryview
     end: bool
     subset: tuple[str, ...] | None = None
 
