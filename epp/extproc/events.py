@@ -31,7 +31,7 @@ class BodyMode(IntEnum):
     @property
     def buffered(self) -> bool:
         """Whether the body is held by Envoy until we have answered for it, so that headers may still change with its answer."""
-        return self in {BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL}
+        return BodyMode.BUFFERED <= self <= BodyMode.BUFFERED_PARTIAL
 
 
 class Side(Enum):
@@ -39,6 +39,8 @@ class Side(Enum):
 
     REQUEST = auto()
     RESPONSE = auto()
+
+    __hash__ = object.__hash__  # members are singletons; an Enum's own hash is a Python call, several for every request
 
 
 class Modes(Struct, frozen=True):
@@ -62,7 +64,7 @@ class RequestHeaders(Struct, frozen=True):
 class RequestBody(Struct, frozen=True):
     """A piece of the request's body. `subset` is a subset hint that came with it; None means that none did."""
 
-    data: bytes
+    data: bytes | memoryview
     end: bool
     subset: tuple[str, ...] | None = None
 

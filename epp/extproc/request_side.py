@@ -121,7 +121,7 @@ class RequestSide:
         self.decision: Decision | None = None
         self._head = RequestHead()
         self._headers_answered = False
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | memoryview] = []
         self._size = 0
         self._body: bytes | None = None
         self._late: list[Action] = []

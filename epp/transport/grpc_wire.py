@@ -73,7 +73,7 @@ class Deframer:
     def __init__(self, message_bytes_max: int, *, compressed: bool) -> None:
         self._max = message_bytes_max
         self._compressed = compressed
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | memoryview] = []
         """A message's beginning without its prefix, or the beginning of a prefix."""
         self._missing = 0
         """Bytes until the message is complete; 0 when its prefix is not."""
@@ -109,7 +109,7 @@ class Deframer:
                 raise self._refusal(flag)
             at += PREFIX_BYTES
             if end - at < size:
-                self._hold(data[at:], size - (end - at))
+                self._hold(memoryview(data)[at:], size - (end - at))
                 return messages
             messages.append(data[at : at + size])
             at += size
@@ -117,12 +117,12 @@ class Deframer:
             self._hold(data[at:], 0)
         return messages
 
-    def _hold(self, piece: bytes, missing: int) -> None:
+    def _hold(self, piece: bytes | memoryview, missing: int) -> None:
         self._pieces.append(piece)
         self.held_bytes += len(piece)
         self._missing = missing
 
-    def _release(self) -> list[bytes]:
+    def _release(self) -> list[bytes | memoryview]:
         pieces, self._pieces = self._pieces, []
         self.held_bytes = self._missing = 0
         return pieces

@@ -12,13 +12,14 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 from multiprocessing.connection import Connection
 from pathlib import Path
+from random import Random
 
 import grpc
 import grpc.aio
@@ -37,6 +38,7 @@ from epp.transport.grpc_aio import channel_arguments
 from epp.transport.routes import PROCESS_METHOD
 from epp.transport.tls import CERTIFICATE_FILE, KEY_FILE, self_signed
 from tests.bench.decision import bodies, messages_of
+from tests.bench.envoy_client import EnvoyClient, Stream, connect
 from tests.bench.frame import Row, show
 from tests.bench.wire import SSE_CHUNK, response_message
 
@@ -53,8 +55,14 @@ ROUNDS = 21
 """Many and short: on a shared machine a short one is more likely to fall into a quiet moment."""
 REQUEST_RATIO_MAX = 1.25
 CHUNK_RATIO_MAX = 1.1
+NATIVE_TARGETS_US = {2_000: 170.0, 200_000: 600.0}
+NATIVE = "10 endpoints, native"
+LATENCY_SECONDS = 5.0
+LATENCY_TARGET_MS = 3.0
+"""99 of 100 decisions, at half of what the picker can take."""
 
 END = pb.ProcessingRequest(request_body=pb.HttpBody(end_of_stream=True)).SerializeToString()
+PLAIN = "--secure-serving=false"
 REQUEST_BODY, RESPONSE_HEADERS, RESPONSE_BODY = 0x22, 0x1A, 0x2A
 """First byte of a serialized ProcessingRequest: the tag of the one field that says what it is."""
 FLOOR_NAME = "bare grpc.aio, canned answers"
@@ -128,13 +136,14 @@ class Server:
         """Return the CPU time of the process so far, all its threads; by its own clock, not in ticks (clock_getcpuclockid(3))."""
         return time.clock_gettime_ns((~self.pid << 3) | 2) / 1000
 
-    def channel(self) -> grpc.aio.Channel:
-        """Return a channel to it."""
-        target = f"{HOST}:{self.port}"
-        if self.certificate is None:
-            return grpc.aio.insecure_channel(target)
-        credentials = grpc.ssl_channel_credentials(self.certificate)
-        return grpc.aio.secure_channel(target, credentials, options=[("grpc.ssl_target_name_override", "localhost")])
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[EnvoyClient]:
+        """Give a connection to it."""
+        client = await connect(HOST, self.port, self.certificate)
+        try:
+            yield client
+        finally:
+            client.close()
 
 
 def start_floor(stack: ExitStack, pair: tuple[bytes, bytes] | None = None) -> Server:
@@ -162,7 +171,7 @@ def start_picker(stack: ExitStack, endpoints: int, *flags: str, certificate: byt
     grpc_port, health_port, admin_port = free_ports(3)
     ports = [f"--grpc-port={grpc_port}", f"--grpc-health-port={health_port}", f"--metrics-port={admin_port}"]
     command = [sys.executable, "-m", "epp", "serve", "--config-file", str(file), "--bind", HOST, "--drain-timeout=0s"]
-    picker = Child("picker", [*command, *ports, *(flags or ("--secure-serving=false",))])
+    picker = Child("picker", [*command, *ports, *(flags or (PLAIN, "--transport=grpcio"))])
     stack.callback(picker.stop)
     picker.wait_until(lambda: launcher.fetch(HOST, admin_port, "/readyz")[0] == HTTPStatus.OK, READY_TIMEOUT_S, "it is ready")
     return Server(pid=picker.pid, port=grpc_port, certificate=certificate)
@@ -206,42 +215,32 @@ def exchanges(size: int, *, lean: bool) -> list[Exchange]:
     ]
 
 
-async def _open(channel: grpc.aio.Channel, exchange: Exchange) -> grpc.aio.StreamStreamCall:
+async def _open(client: EnvoyClient, exchange: Exchange) -> Stream:
     """Begin a stream and carry it to where the request has been answered."""
-    call = channel.stream_stream(PROCESS_METHOD)()
-    for message in exchange.request:
-        await call.write(message)
-    first = await call.read()
+    stream = client.open()
+    stream.send(exchange.request)
+    first, *_ = await stream.receive(exchange.answers)
     if DESTINATION.encode() not in first:
         raise RuntimeError(f"no destination in {first!r}")
-    for _ in range(exchange.answers - 1):
-        await call.read()
-    return call
+    return stream
 
 
-async def _close(call: grpc.aio.StreamStreamCall) -> None:
-    await call.done_writing()
-    while await call.read() is not grpc.aio.EOF:
-        pass
-
-
-async def _serve_requests(channel: grpc.aio.Channel, given: Iterator[Exchange], count: int) -> None:
+async def _serve_requests(client: EnvoyClient, given: Iterator[Exchange], count: int) -> None:
     """Send so many requests, one after another."""
     for exchange in itertools.islice(given, count):
-        call = await _open(channel, exchange)
-        for message in exchange.response:
-            await call.write(message)
-            await call.read()
-        await _close(call)
+        stream = await _open(client, exchange)
+        stream.send(exchange.response)
+        await stream.receive(len(exchange.response))
+        await stream.close()
 
 
 async def request_us(server: Server, all_exchanges: Sequence[Exchange], count: int) -> float:
     """Return the server's CPU for one request, while `CLIENTS` send `count` each."""
     given = itertools.cycle(all_exchanges)
-    async with server.channel() as channel:
-        await _serve_requests(channel, given, 2)  # connects
+    async with server.client() as client:
+        await _serve_requests(client, given, 2)
         before = server.cpu_us()
-        await asyncio.gather(*(_serve_requests(channel, given, count) for _ in range(CLIENTS)))
+        await asyncio.gather(*(_serve_requests(client, given, count) for _ in range(CLIENTS)))
         return (server.cpu_us() - before) / (CLIENTS * count)
 
 
@@ -249,24 +248,24 @@ async def chunk_us(server: Server, exchange: Exchange, count: int, pause_s: floa
     """Return the server's CPU for one chunk of a response; each stream sends one after the answer to the last, and a pause."""
     chunk, streams = response_message(SSE_CHUNK), PACED_CLIENTS if pause_s else CLIENTS
 
-    async def send(call: grpc.aio.StreamStreamCall, number: int) -> None:
+    async def send(stream: Stream, number: int) -> None:
         for _ in range(number):
             if pause_s:
                 await asyncio.sleep(pause_s)
-            await call.write(chunk)
-            await call.read()
+            stream.send([chunk])
+            await stream.receive(1)
 
-    async with server.channel() as channel:
-        calls = [await _open(channel, exchange) for _ in range(streams)]
-        for call in calls:
-            await call.write(exchange.response[0])
-            await call.read()
-            await send(call, 1)  # the first one is the first token
+    async with server.client() as client:
+        opened = [await _open(client, exchange) for _ in range(streams)]
+        for stream in opened:
+            stream.send(exchange.response[:1])
+            await stream.receive(1)
+            await send(stream, 1)  # the first one is the first token
         before = server.cpu_us()
-        await asyncio.gather(*(send(call, count) for call in calls))
+        await asyncio.gather(*(send(stream, count) for stream in opened))
         spent = server.cpu_us() - before
-        for call in calls:
-            await _close(call)
+        for stream in opened:
+            await stream.close()
     return spent / (streams * count)
 
 
@@ -292,6 +291,8 @@ class Field:
     floor: Server
     pickers: dict[int, Server]
     """By number of endpoints."""
+    native: Server
+    """Over the native transport, 10 endpoints."""
     quiet: Server | None = None
     """Without log lines, 10 endpoints."""
     tls: tuple[Server, Server] | None = None
@@ -301,19 +302,21 @@ class Field:
 def start(stack: ExitStack, *, quick: bool) -> Field:
     """Start what is measured; `quick`: only the floor and one picker."""
     floor = start_floor(stack)
+    native = start_picker(stack, 10, PLAIN, "--transport=native")
     if quick:
-        return Field(floor=floor, pickers={10: start_picker(stack, 10)})
+        return Field(floor=floor, native=native, pickers={10: start_picker(stack, 10)})
     certificate, key = self_signed()
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     (directory / CERTIFICATE_FILE).write_bytes(certificate)
     (directory / KEY_FILE).write_bytes(key)
     return Field(
         floor=floor,
+        native=native,
         pickers={endpoints: start_picker(stack, endpoints) for endpoints in (10, 100, 1000)},
-        quiet=start_picker(stack, 10, "--secure-serving=false", "-v=0"),
+        quiet=start_picker(stack, 10, PLAIN, "--transport=grpcio", "-v=0"),
         tls=(
             start_floor(stack, (certificate, key)),
-            start_picker(stack, 10, "--cert-path", str(directory), certificate=certificate),
+            start_picker(stack, 10, "--transport=grpcio", "--cert-path", str(directory), certificate=certificate),
         ),
     )
 
@@ -321,7 +324,7 @@ def start(stack: ExitStack, *, quick: bool) -> Field:
 def request_rows(field: Field, size: int, *, lean: bool, rounds: int, count: int) -> list[Row]:
     """Return the rows of requests of one size."""
     given = exchanges(size, lean=lean)
-    named = {f"{endpoints} endpoints": server for endpoints, server in field.pickers.items()}
+    named = {f"{endpoints} endpoints": server for endpoints, server in field.pickers.items()} | {NATIVE: field.native}
     if size == min(REQUESTS) and field.quiet is not None and field.tls is not None:
         named |= {"10 endpoints, no log": field.quiet, "10 endpoints, TLS": field.tls[1]}
     servers = [field.floor, *named.values(), *(field.tls[:1] if field.tls is not None else ())]
@@ -331,19 +334,51 @@ def request_rows(field: Field, size: int, *, lean: bool, rounds: int, count: int
         target = REQUEST_RATIO_MAX if (size, name) == (2_000, "10 endpoints") else None
         least = costs[-1] if "TLS" in name else floor
         what = f"request, {size // 1000} kB, {'lean' if lean else 'full duplex'}, {name}"
-        rows.append(Row(name=what, value=cost, floor=least, floor_name=FLOOR_NAME, ratio_target=target))
+        most = NATIVE_TARGETS_US.get(size) if name == NATIVE and not lean else None
+        rows.append(Row(name=what, value=cost, floor=least, floor_name=FLOOR_NAME, ratio_target=target, target=most))
     return rows
 
 
 def chunk_rows(field: Field, *, rounds: int, count: int) -> list[Row]:
     """Return the rows of response chunks."""
-    exchange, servers = exchanges(2_000, lean=False)[0], [field.floor, field.pickers[10]]
+    exchange, servers = exchanges(2_000, lean=False)[0], [field.floor, field.pickers[10], field.native]
     rows = []
     for name, pause_s in (("unpaced", 0.0), (f"every {PACE_S * 1000:g} ms", PACE_S)):
-        floor, cost = best(servers, lambda server, pause_s=pause_s: chunk_us(server, exchange, count, pause_s), rounds)  # type: ignore[misc]
-        row = Row(name=f"SSE chunk, {name}", value=cost, floor=floor, floor_name=FLOOR_NAME, ratio_target=CHUNK_RATIO_MAX)
-        rows.append(row)
+        floor, grpcio, native = best(servers, lambda server, pause_s=pause_s: chunk_us(server, exchange, count, pause_s), rounds)  # type: ignore[misc]
+        rows += [
+            Row(name=f"SSE chunk, {name}", value=grpcio, floor=floor, floor_name=FLOOR_NAME, ratio_target=CHUNK_RATIO_MAX),
+            Row(name=f"SSE chunk, {name}, native", value=native, floor=floor, floor_name=FLOOR_NAME),
+        ]
     return rows
+
+
+async def latency_ms(server: Server, given: Iterator[Exchange], rate_rps: float, seconds: float) -> float:
+    """Return the time from a whole request to its answer that 99 of 100 stay under, requests coming by chance at `rate_rps`."""
+    random, taken = Random(1), []
+
+    async def one(client: EnvoyClient, exchange: Exchange) -> None:
+        start = time.perf_counter()
+        stream = await _open(client, exchange)
+        taken.append(time.perf_counter() - start)
+        stream.send(exchange.response)
+        await stream.receive(len(exchange.response))
+        await stream.close()
+
+    async with server.client() as client, asyncio.TaskGroup() as tasks:
+        start, due = time.perf_counter(), 0.0
+        while (due := due + random.expovariate(rate_rps)) < seconds:
+            await asyncio.sleep(max(0.0, start + due - time.perf_counter()))
+            tasks.create_task(one(client, next(given)))
+    return sorted(taken)[int(0.99 * len(taken))] * 1000
+
+
+def latency_row(field: Field, cost_us: float, *, seconds: float) -> Row:
+    """Return the row of latency over the native transport, at half of the rate at which a core would be full."""
+    given = itertools.cycle(exchanges(2_000, lean=False))
+    rate_rps = 0.5e6 / cost_us
+    value = uvloop.run(latency_ms(field.native, given, rate_rps, seconds))
+    what = f"p99 of the answer, native, 2 kB, {rate_rps:.0f} requests/s"
+    return Row(name=what, value=value, unit="ms", target=LATENCY_TARGET_MS)
 
 
 def measure(*, quick: bool = False) -> list[Row]:
@@ -355,7 +390,9 @@ def measure(*, quick: bool = False) -> list[Row]:
         for size, count in REQUESTS.items():
             for lean in (False, True):
                 rows += request_rows(field, size, lean=lean, rounds=rounds, count=1 if quick else count)
-        return rows + chunk_rows(field, rounds=rounds, count=4 if quick else CHUNKS)
+        rows += chunk_rows(field, rounds=rounds, count=4 if quick else CHUNKS)
+        cost_us = next(row.value for row in rows if NATIVE in row.name)
+        return [*rows, latency_row(field, cost_us, seconds=0.2 if quick else LATENCY_SECONDS)]
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 Floors: a bare grpc.aio echo handler, and a plain echo on the `h2` library, the least that it can do for one connection. Server
 processes are started from this module, one for each kind, so that what they spend is what `getrusage` of their own says; the
-client, grpcio's, runs here. Rounds of the kinds alternate, since a shared machine drifts, and the best of each counts.
+client, `envoy_client`, runs here. Rounds of the kinds alternate, since a shared machine drifts, and the best of each counts.
 """
 
 import asyncio
 import multiprocessing
 import resource
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from itertools import repeat
 from multiprocessing.connection import Connection
 
@@ -22,6 +22,7 @@ from epp.transport.grpc_aio import GrpcAioTransport, channel_arguments
 from epp.transport.native import NativeTransport
 from epp.transport.routes import PROCESS_METHOD
 from epp.transport.tls import TlsOptions
+from tests.bench.envoy_client import EnvoyClient, connect
 from tests.bench.frame import Row, show
 from tests.bench.h2_floor import H2Echo
 
@@ -29,9 +30,11 @@ CHUNK = bytes(220)
 """About one SSE event of a chat completion in its ext_proc envelope."""
 CLIENTS = 16
 PACE_S = 0.01
-REQUEST = (bytes(700), bytes(2_000), bytes(20), bytes(300))
-"""Messages of a request with 2 kB of body: headers, body, its end, response headers."""
-LARGE_REQUEST = (bytes(700), *[bytes(32_768)] * 6, bytes(3_400), bytes(20), bytes(300))
+REQUEST = (bytes(700), bytes(2_000), bytes(20))
+"""Messages of a request with 2 kB of body: headers, body, its end."""
+ANSWER = (bytes(300), bytes(800), bytes(20))
+"""The same of its response."""
+LARGE_REQUEST = (bytes(700), *[bytes(32_768)] * 6, bytes(3_400), bytes(20))
 """The same with 200 kB, in the pieces that Envoy reads from a socket."""
 GRPC_RATIO_MAX = 1.1
 BARE, H2, GRPC, LATE, NATIVE, NATIVE_LATE = (
@@ -146,49 +149,49 @@ class Server:
         self._process.join(10)
 
 
-async def talk(channel: grpc.aio.Channel, messages: Iterable[bytes], pause_s: float = 0.0) -> None:
-    """Send `messages` on one stream, each after the answer to the last and a pause."""
-    call = channel.stream_stream(PROCESS_METHOD)()
-    for message in messages:
-        await call.write(message)
-        await call.read()
+async def talk(client: EnvoyClient, turns: Iterable[Sequence[bytes]], pause_s: float = 0.0) -> None:
+    """Send messages on one stream, those of a turn after the answers to the last one and a pause."""
+    stream = client.open()
+    for messages in turns:
+        stream.send(messages)
+        await stream.receive(len(messages))
         if pause_s:
             await asyncio.sleep(pause_s)
-    await call.done_writing()
-    await call.read()
+    await stream.close()
 
 
-async def long_streams(channel: grpc.aio.Channel, messages: int) -> None:
+async def long_streams(client: EnvoyClient, messages: int) -> None:
     """One stream, as fast as it answers."""
-    await talk(channel, repeat(CHUNK, messages))
+    await talk(client, repeat([CHUNK], messages))
 
 
-async def paced_streams(channel: grpc.aio.Channel, messages: int) -> None:
+async def paced_streams(client: EnvoyClient, messages: int) -> None:
     """One stream at the pace of a decoding engine: the loop sleeps in between, as it does in life."""
-    await talk(channel, repeat(CHUNK, messages), PACE_S)
+    await talk(client, repeat([CHUNK], messages), PACE_S)
 
 
-async def requests(channel: grpc.aio.Channel, streams: int) -> None:
-    """Streams one after another, each with the messages of a lean request."""
+async def requests(client: EnvoyClient, streams: int) -> None:
+    """Streams one after another, each with the messages of a request, then those of its answer."""
     for _ in range(streams):
-        await talk(channel, REQUEST)
+        await talk(client, (REQUEST, ANSWER))
 
 
-async def large_requests(channel: grpc.aio.Channel, streams: int) -> None:
+async def large_requests(client: EnvoyClient, streams: int) -> None:
     """The same with a long prompt."""
     for _ in range(streams):
-        await talk(channel, LARGE_REQUEST)
+        await talk(client, (LARGE_REQUEST, ANSWER))
 
 
-Work = Callable[[grpc.aio.Channel, int], Coroutine[None, None, None]]
+Work = Callable[[EnvoyClient, int], Coroutine[None, None, None]]
 
 
 def cost_us(server: Server, work: Work, units: int) -> float:
     """Return the server's CPU microseconds for one of the `units` of `work` that each of `CLIENTS` does at the same time."""
 
     async def main() -> None:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            await asyncio.gather(*(work(channel, units) for _ in range(CLIENTS)))
+        client = await connect("127.0.0.1", server.port)
+        await asyncio.gather(*(work(client, units) for _ in range(CLIENTS)))
+        client.close()
 
     before = server.cpu_s()
     uvloop.run(main())

@@ -46,7 +46,7 @@ class MarginalCostScorer(Scorer, frozen=True):
 
     def cost(self, request: InferenceRequest, view: View) -> FloatColumn:
         """Return the marginal cost of each candidate, in tokens of prefill (always above 0)."""
-        own = np.maximum(prompt_tokens(request) - view.matched_tokens(self.prefix_match_info_producer_name), ONE)
+        own: FloatColumn = np.maximum(prompt_tokens(request) - view.matched_tokens(self.prefix_match_info_producer_name), ONE)
         cost = view.backlog + own / (1.0 - view.snapshot.utilization_ratio)
         speed = view.speed
         if highest(speed) > (1.0 + self.speed_tolerance) * lowest(speed):
