@@ -6,7 +6,13 @@ from datetime import timedelta
 from betterproto2 import Message
 from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as Mutation
-from envoy_data_plane.envoy.config.core.v3 import GrpcService, GrpcServiceEnvoyGrpc, TypedExtensionConfig
+from envoy_data_plane.envoy.config.core.v3 import (
+    GrpcService,
+    GrpcServiceEnvoyGrpc,
+    RetryPolicyRetryHostPredicate,
+    TypedExtensionConfig,
+)
+from envoy_data_plane.envoy.config.core.v3 import RetryPolicy as StreamRetryPolicy
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
 from envoy_data_plane.envoy.config.route.v3 import (
     HeaderMatcher,
@@ -34,6 +40,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     HttpFilter,
 )
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import HeaderMutation
+from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
 from envoy_data_plane.google.protobuf import Any, Struct
 
 from epp.standalone.messages import address, extension
@@ -42,6 +49,9 @@ from epp.standalone.options import DECISION_NAMESPACE, PICKER_CLUSTER, POOL_CLUS
 _Body = ProcessingModeBodySendMode
 _SEND = ProcessingModeHeaderSendMode.SEND
 _SKIP = ProcessingModeHeaderSendMode.SKIP
+
+ANOTHER_PICKER_DRAWS = 5
+"""How often Envoy draws a picker before it takes one again that has failed."""
 
 # Full duplex wants trailers sent in the same direction (Envoy refuses the configuration otherwise), and request trailers may end a
 # body in every mode.
@@ -125,7 +135,7 @@ def picker_filter(options: EnvoyOptions) -> ExternalProcessor:
     """
     request_body, response_body, response_trailers = PROCESSING[options.mode]
     return ExternalProcessor(
-        grpc_service=GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=PICKER_CLUSTER, authority=PICKER_CLUSTER)),
+        grpc_service=_picker_service(options),
         failure_mode_allow=options.fail_open,
         message_timeout=timedelta(seconds=options.message_timeout_s),
         allow_mode_override=options.mode is Mode.BUFFERED_BOTH,
@@ -141,4 +151,25 @@ def picker_filter(options: EnvoyOptions) -> ExternalProcessor:
             receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[DECISION_NAMESPACE]),
             forwarding_namespaces=MetadataOptionsMetadataNamespaces(untyped=[DECISION_NAMESPACE, SUBSET_NAMESPACE]),
         ),
+    )
+
+
+def _picker_service(options: EnvoyOptions) -> GrpcService:
+    """Return where the picker is, and what is done when no stream can be opened there: another picker is asked.
+
+    Only where the picker cannot have seen the request: a decision is never asked for twice.
+    """
+    retries = StreamRetryPolicy(
+        retry_on="connect-failure,refused-stream,reset-before-request",
+        num_retries=options.picker_retries,
+        retry_host_predicate=[
+            RetryPolicyRetryHostPredicate(
+                name="envoy.retry_host_predicates.previous_hosts", typed_config=Any.pack(PreviousHostsPredicate())
+            )
+        ],
+        host_selection_retry_max_attempts=ANOTHER_PICKER_DRAWS,
+    )
+    return GrpcService(
+        envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=PICKER_CLUSTER, authority=PICKER_CLUSTER),
+        retry_policy=retries if options.picker_retries else None,
     )

@@ -106,6 +106,12 @@ class EnvoyOptions:
     With retries Envoy 1.40 sends the body of a request that ends with trailers twice (envoyproxy/envoy#45470), so a request that
     announces trailers is not retried.
     """
+    picker_retries: int = 2
+    """Attempts after the first to open a stream to a picker, each at another one if there is one. 0 for none.
+
+    Without them a picker that dies costs every request that Envoy sends its way until a health check has timed out, more than a
+    second's worth: a refused connection is no failed check.
+    """
     streams_max: int = 40_000
     """Concurrent requests, connections and pending requests per cluster. Envoy's default, 1024, turns a busy hour into errors."""
     buffer_bytes: int = 1 << 20

@@ -159,3 +159,11 @@ def test_what_the_server_never_saw_is_tried_again_unless_it_announces_trailers()
     assert other["route"]["retryPolicy"] == {"retryOn": "connect-failure,refused-stream", "numRetries": 2}
     (only,) = manager(built(retries=0))["routeConfig"]["virtualHosts"][0]["routes"]
     assert "retryPolicy" not in only["route"]
+
+
+def test_a_stream_that_cannot_be_opened_is_opened_at_another_picker():
+    policy = http_filter(built(), "ext_proc")["grpcService"]["retryPolicy"]
+    assert policy["retryOn"] == "connect-failure,refused-stream,reset-before-request", "nothing that a picker may have seen"
+    assert policy["numRetries"] == 2
+    assert policy["retryHostPredicate"][0]["name"] == "envoy.retry_host_predicates.previous_hosts"
+    assert "retryPolicy" not in http_filter(built(picker_retries=0), "ext_proc")["grpcService"]
