@@ -56,10 +56,14 @@ def prepare(plan: Plan, old: Prepared | None = None) -> Prepared:
     """
     same_page = old is not None and old.plan.metrics_source == plan.metrics_source
     same_engines = old is not None and old.plan.metrics_extractor == plan.metrics_extractor
+    try:
+        target = old.target if old is not None and same_page else parts.target(plan.metrics_source)
+    except ConfigError as error:
+        raise ConfigError(error.message, plan.path_of(plan.metrics_source)) from None
     return Prepared(
         plan=plan,
         engines=old.engines if old is not None and same_engines else plan.metrics_extractor.engines(),
-        target=old.target if old is not None and same_page else parts.target(plan.metrics_source),
+        target=target,
         tokenizer=_tokenizer(plan, old),
     )
 
@@ -73,7 +77,7 @@ def _tokenizer(plan: Plan, old: Prepared | None) -> Tokenizer | None:
     try:
         return Tokenizer.load(plan.tokenizer)
     except ConfigError as error:
-        raise ConfigError(error.message, plan.tokenizer_path) from None
+        raise ConfigError(error.message, plan.path_of(plan.tokenizer)) from None
 
 
 class Assembly:
@@ -202,6 +206,7 @@ class Assembly:
             asked={name: strategies.all[name] for name in names if name and name not in strategies.driven},
             default=plan.default_producer,
             detector=plan.detector,
+            slow_start=plan.config.slow_start,
             tokenizer=prepared.tokenizer,
         )
 

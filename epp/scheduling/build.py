@@ -54,9 +54,13 @@ class Plan:
     metrics_extractor: CoreMetricsExtractor = field(default_factory=CoreMetricsExtractor)
     tokenizer: TokenProducer | None = None
     """Present only if it names a tokenizer."""
-    tokenizer_path: str = ""
-    """Where in the configuration its parameters stand."""
+    paths: Mapping[str, str] = field(default_factory=dict)
+    """Where in the configuration each plugin's parameters stand, by name."""
     warnings: tuple[str, ...] = ()
+
+    def path_of(self, plugin: Plugin) -> str:
+        """Return where in the configuration a plugin's parameters stand; empty when it is in no list."""
+        return next((self.paths[name] for name, one in self.plugins.items() if one is plugin), "")
 
 
 def build(config: EndpointPickerConfig, registry: Registry) -> Plan:
@@ -70,7 +74,7 @@ def build(config: EndpointPickerConfig, registry: Registry) -> Plan:
         ConfigError: it cannot work; carries the path of the field that is in the way.
     """
     _check_strategy_parameters(config, registry)
-    short = config.strategy is not None and config.strategy.tokenizer is not None
+    short = {"token-producer": "strategy.tokenizer"} if config.strategy is not None and config.strategy.tokenizer else {}
     config = expand(config)
     builder = _Builder(config, registry)
     check_available(config)
@@ -90,7 +94,7 @@ def build(config: EndpointPickerConfig, registry: Registry) -> Plan:
         metrics_source=builder.only(MetricsDataSource) or MetricsDataSource(),
         metrics_extractor=builder.only(CoreMetricsExtractor) or CoreMetricsExtractor(),
         tokenizer=tokenizer if tokenizer is not None and tokenizer.tokenizer else None,
-        tokenizer_path="strategy.tokenizer" if short else builder.path_of(tokenizer),
+        paths={name: f"{path}.parameters" for name, path in builder.paths.items()} | short,
         warnings=tuple(find_doubts(config, builder.plugins)),
     )
 
@@ -244,10 +248,6 @@ class _Builder:
         if not isinstance(plugin, FileDiscovery):
             raise ConfigError(f"{name!r} does not discover endpoints", "dataLayer.discovery.pluginRef")
         return plugin
-
-    def path_of(self, wanted: Plugin | None) -> str:
-        """Return where the parameters of a plugin stand; empty when it is in no list."""
-        return next((f"{self.paths[name]}.parameters" for name, plugin in self.plugins.items() if plugin is wanted), "")
 
     def of_kind(self, kind: type[P]) -> dict[str, P]:
         """Return the plugins of one kind by name, in the order of the list."""
