@@ -16,6 +16,7 @@ from typing import Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
+from epp.config.sections import SlowStart
 from epp.errors import NoEndpoint, Overloaded, RequestError
 from epp.model.decision import Decision, Outcome
 from epp.model.match import IntColumn, Match
@@ -77,6 +78,8 @@ class Routing:
     """Members of a chain that some plugin asks by name. They are matched here as well; the chain has them learn."""
     detector: Detector = field(default_factory=UtilizationDetector)
     """Says when the pool is saturated, asked for requests of negative priority."""
+    slow_start: SlowStart = field(default_factory=SlowStart)
+    """How endpoints that have just come are held back."""
     tokenizer: Tokenizer | None = None
     """Asked when a strategy needs token ids and the request does not carry them."""
 
@@ -249,6 +252,8 @@ class Director:
         self._ledger.advance(now_s)
         snapshot = self._pool.snapshot()
         slots = self._candidates(request.head, snapshot, now_s)
+        if routing.slow_start.window_ms:
+            slots = self._pool.newcomers.narrow(slots, now_s, routing.slow_start, self._random.random())
         keys: dict[str, object] = {}
         matches: dict[str, Match | None] = {}
         for name, strategy in routing.strategies.items():

@@ -4,7 +4,7 @@
 into plugins. Plugin parameters stay raw here, since only the plugin's own class knows them. Unknown fields are errors.
 
 Format: https://github.com/llm-d/llm-d-router, `apix/config/v1alpha1`. The sections `strategy`, `trial`, `objectives`,
-`modelRewrites`, `limits`, `scrape` and `server` are ours; a file that has none of them is the reference's.
+`modelRewrites`, `limits`, `scrape`, `slowStart` and `server` are ours; a file that has none of them is the reference's.
 """
 
 from typing import Annotated, Any, Literal
@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from epp.config.objectives import ModelRewrite, Objective
-from epp.config.sections import Limits, Scrape, Server, Strategy, Trial
+from epp.config.sections import Limits, Scrape, Server, SlowStart, Strategy, Trial
 
 ApiVersion = Literal["llm-d.ai/v1alpha1", "llm-d.ai/v1", "inference.networking.x-k8s.io/v1alpha1"]
 Name = Annotated[str, Meta(min_length=1)]
@@ -146,4 +146,5 @@ class EndpointPickerConfig(Section, frozen=True):
     ] = ()
     limits: Annotated[Limits, Meta(description="Bounds of everything that could grow.")] = Limits()
     scrape: Annotated[Scrape, Meta(description="How endpoints are asked for their metrics.")] = Scrape()
+    slow_start: Annotated[SlowStart, Meta(description="How endpoints that have just come are given their share.")] = SlowStart()
     server: Annotated[Server, Meta(description="How the gateway is talked to.")] = Server()

@@ -1,4 +1,7 @@
-"""The sections of the configuration file that are this project's own: `strategy`, `trial`, `limits`, `scrape`, `server`."""
+"""The sections of the configuration file that are only ours: `strategy`, `trial`, `limits`, `scrape`, `slowStart`, `server`.
+
+Those of objectives and rewrites are in `objectives`.
+"""
 
 from typing import Annotated, Any, Literal
 
@@ -98,6 +101,28 @@ class Scrape(OwnSection, frozen=True):
     timeout_ms: Annotated[int, Meta(ge=10, le=60_000, description="Longest wait for a page.")] = 1000
     page_bytes_max: Annotated[int, Meta(ge=1024, le=64 << 20, description="Longest page that is read, in bytes.")] = 4 << 20
     concurrency_max: Annotated[int, Meta(ge=1, le=65_536, description="Readings under way in all.")] = 256
+
+
+class SlowStart(OwnSection, frozen=True):
+    """How endpoints that have just come into the pool are given their share."""
+
+    window_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=3_600_000,
+            description="How long after its coming an endpoint is a candidate for every request; until then for a share that grows "
+            "with the time that has passed. 0: at once.",
+        ),
+    ] = 0
+    share_min: Annotated[
+        float, Meta(ge=0, le=1, description="Share of the requests that it is a candidate for from the first moment.")
+    ] = 0.1
+
+    @property
+    def window_s(self) -> float:
+        """The window in seconds."""
+        return self.window_ms / 1000
 
 
 class Server(OwnSection, frozen=True):

@@ -20,6 +20,7 @@ from epp.model.match import IntColumn
 from epp.model.snapshot import Columns, Snapshot
 from epp.pool.engines import Sample
 from epp.pool.load import RATE_DEFAULT, REQUESTS_MAX, Ledger
+from epp.pool.newcomers import Newcomers
 
 SLOTS_MAX = 4096
 """Endpoints at most. The columns are made this long at once (half a megabyte, untouched pages cost nothing)."""
@@ -62,6 +63,7 @@ class PoolState:
         self._store = Columns(**{field.name: np.zeros(slots_max, _DTYPES.get(field.name, np.float64)) for field in fields(Columns)})
         self._store.scraped_s[:] = -np.inf
         self.ledger = Ledger(self._store, requests_max=requests_max)
+        self.newcomers = Newcomers()
         self._endpoints: list[Endpoint | None] = [None] * min(SLOTS_FIRST, slots_max)
         self._slots: dict[str, int] = {}
         self._adapters = _Adapters()
@@ -140,11 +142,14 @@ class PoolState:
         for slot in removed:
             del self._slots[self._at(slot).name]
             self._endpoints[slot] = None
-        for slot, _, new in kept:
-            self._endpoints[slot] = new
+        for slot, old, new in kept:
+            if new != old:  # one that says the same stays the same object: requests under way know it by that
+                self._endpoints[slot] = new
         added, refused = self._place([endpoint for name, endpoint in wanted.items() if name not in before])
         for slot in (*added, *reborn):
             self.ledger.open(slot, now_s)
+        if len(self._slots) > len(added):
+            self.newcomers.come((*added, *reborn), now_s)
         changes = Changes(added=added, removed=removed, changed=changed, reborn=reborn, refused=refused)
         if changes:
             self._snapshot = self._build(version=self._snapshot.version + 1)
@@ -188,6 +193,8 @@ class PoolState:
             assert self._at(slot).name == name
         assert sorted(self._slots.values()) == snapshot.slots.tolist() == np.flatnonzero(self._store.live).tolist()
         assert snapshot.endpoints == tuple(self._endpoints)
+        assert set(self.newcomers.slots) <= set(self._slots.values())
+        assert len(set(self.newcomers.slots)) == len(self.newcomers.slots)
         assert len(snapshot.columns.live) == len(self._endpoints) <= self.slots_max
         empty = np.flatnonzero(~self._store.live)
         for field in fields(Columns):
@@ -214,6 +221,7 @@ class PoolState:
     def _clear(self, slot: int, now_s: float) -> None:
         """Have everybody forget the owner of a slot."""
         self.ledger.close(slot, now_s)
+        self.newcomers.go(slot)
         self._adapters.update(slot, Sample())
         for field in fields(Columns):
             if field.name not in {"rate", "speed"}:  # the ledger has just reset them

@@ -7,6 +7,7 @@ from random import Random
 import numpy as np
 import pytest
 
+from epp.config.sections import SlowStart
 from epp.director import Director, Routing
 from epp.errors import BadRequest, NoEndpoint, Overloaded
 from epp.model.decision import Decision, Outcome, Usage
@@ -203,6 +204,28 @@ def test_an_endpoint_that_hangs_is_passed_over_when_a_client_gives_it_up():
     world.now_s += 6
     world.director.finish(decision, Outcome(end="client-gone"))
     assert world.ask(chat()).slot != 1
+
+
+def test_an_endpoint_that_has_just_come_gets_its_share_little_by_little():
+    world = World(held={3: 90.0})
+    world.director.routing = replace(world.director.routing, slow_start=SlowStart(window_ms=10_000, share_min=0.1))
+    world.pool.apply([build_endpoint(index) for index in range(4)], world.now_s)
+
+    def share(count=300):
+        """Of requests that all would go there."""
+        slots = []
+        for _ in range(count):
+            decision = world.ask(chat())
+            slots.append(decision.slot)
+            world.director.finish(decision, Outcome(end="complete"))
+        return slots.count(3) / count
+
+    at_once = share()
+    world.now_s += 5
+    assert 0.05 < at_once < 0.15
+    assert 0.4 < share() < 0.6
+    world.now_s += 5
+    assert share() == 1.0
 
 
 def test_an_endpoint_that_left_is_forgotten_and_its_late_news_is_nobody_elses():
