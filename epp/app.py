@@ -212,7 +212,7 @@ class Picker:
         options = self._options
         if not options.pool_name and not options.endpoint_selector:
             return None
-        cluster = Cluster(options, self, clock=time.monotonic, random=Random())
+        cluster = Cluster(options, self, self.assembly.director.objectives, clock=time.monotonic, random=Random())
         self.health.on_remark(cluster.remarks)
         return cluster
 

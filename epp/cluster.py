@@ -9,11 +9,14 @@ from random import Random
 from types import TracebackType
 from typing import Any, Self
 
-from epp.discovery.kube import KubeDiscovery, PodSelection, PoolRef, Sink
+from epp.discovery.kube import KubeDiscovery, PodSelection, Sink
 from epp.flags import ServeOptions
 from epp.kube.access import own_namespace
 from epp.kube.client import Api
+from epp.kube.objectives import ObjectiveWatch
+from epp.kube.objects import PoolRef
 from epp.kube.reflector import Reflector
+from epp.objectives.objectives import Objectives
 from epp.telemetry.state_metrics import Watched
 
 
@@ -23,16 +26,23 @@ class Cluster:
     Args:
         options: the flags; they name a pool or a selector.
         sink: who is told of the endpoints.
+        objectives: who is told of objectives and rewrites; only a pool can have some.
         clock: monotonic seconds.
         random: spreads waits.
     """
 
-    def __init__(self, options: ServeOptions, sink: Sink, *, clock: Callable[[], float], random: Random) -> None:
+    def __init__(
+        self, options: ServeOptions, sink: Sink, objectives: Objectives, *, clock: Callable[[], float], random: Random
+    ) -> None:
         self.api = Api()
         self.namespace = options.pool_namespace or own_namespace()
         """Of the pool and everything that belongs to it."""
         self._clock = clock
-        self._discovery = KubeDiscovery(self.api, _source(options, self.namespace), sink, clock=clock, random=random)
+        source = _source(options, self.namespace)
+        self._discovery = KubeDiscovery(self.api, source, sink, clock=clock, random=random)
+        self._objectives = (
+            ObjectiveWatch(self.api, source, objectives, clock=clock, random=random) if isinstance(source, PoolRef) else None
+        )
 
     async def __aenter__(self) -> Self:
         """Read the configuration of the client library.
@@ -49,7 +59,8 @@ class Cluster:
 
     def jobs(self) -> Mapping[str, Coroutine[Any, Any, None]]:
         """Return the background tasks by name."""
-        return {"discovery": self._discovery.run()}
+        watch = self._objectives
+        return {"discovery": self._discover(), **({"objectives": watch.run()} if watch is not None else {})}
 
     def watched(self) -> Iterator[Watched]:
         """Yield how everything is followed, for the series."""
@@ -71,8 +82,14 @@ class Cluster:
                 known = f"as it was {self._clock() - one.last_contact_s:.0f} s ago" if one.synced else "not known at all"
                 yield f"the API server cannot be followed ({one.failing}): {one.resource} are {known}"
 
+    async def _discover(self) -> None:
+        """Look for endpoints, which makes us ready, when it is known what is asked of requests to them."""
+        if self._objectives is not None:
+            await self._objectives.first_look()
+        await self._discovery.run()
+
     def _watches(self) -> tuple[Reflector[Any], ...]:
-        return self._discovery.watches
+        return (*self._discovery.watches, *(self._objectives.watches if self._objectives is not None else ()))
 
 
 def _source(options: ServeOptions, namespace: str) -> PoolRef | PodSelection:

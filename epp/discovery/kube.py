@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from epp.discovery.pods import PodEndpoints
 from epp.kube.backoff import Pace
 from epp.kube.client import Api
-from epp.kube.objects import LEGACY_POOL_GROUP, POOL_GROUP, InferencePool, LegacyInferencePool, Pod, Pool
+from epp.kube.objects import LEGACY_POOL_GROUP, POOL_GROUP, InferencePool, LegacyInferencePool, Pod, Pool, PoolRef
 from epp.kube.reflector import Reflector
 from epp.model.endpoint import Endpoint
 
@@ -28,15 +28,6 @@ _KINDS: Mapping[str, tuple[str, type[Pool]]] = {
     POOL_GROUP: ("v1", InferencePool),
     LEGACY_POOL_GROUP: ("v1alpha2", LegacyInferencePool),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolRef:
-    """Names an InferencePool."""
-
-    name: str
-    namespace: str
-    group: str = POOL_GROUP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

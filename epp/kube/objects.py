@@ -5,6 +5,7 @@ says nothing of the difference. So no `resourceVersion`, and of the annotations 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -12,6 +13,15 @@ from msgspec import field
 
 POOL_GROUP = "inference.networking.k8s.io"
 LEGACY_POOL_GROUP = "inference.networking.x-k8s.io"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolRef:
+    """Names an InferencePool."""
+
+    name: str
+    namespace: str
+    group: str = POOL_GROUP
 
 
 class Object(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
