@@ -19,7 +19,7 @@ class Match(Struct, frozen=True, kw_only=True):
     """
 
     source: str
-    """Name of the strategy that answered."""
+    """Name of the strategy that answered; empty when several were asked and none had an answer."""
     tokens: FloatColumn
     total: int
     """Tokens of the whole prompt."""

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from epp.model.decision import Decision, Usage
 from epp.model.match import IntColumn, Match
-from epp.model.request import InferenceRequest
+from epp.model.request import InferenceRequest, prompt_tokens
 from epp.model.snapshot import Snapshot
 from epp.prefix.strategy import HEALTHY, Condition, Health, Keys, Size, Strategy
 
@@ -69,8 +69,8 @@ class Chain:
         """Return what each strategy prepares. Those that cut prompts alike share the work, see `blocks.shared_blocks`."""
         return [strategy.prepare(request) for strategy in self._strategies]
 
-    def match(self, keys: Sequence[Keys], request: InferenceRequest, snapshot: Snapshot, slots: IntColumn) -> Match | None:
-        """Return the first answer that gives any candidate a token; None when there is none."""
+    def match(self, keys: Sequence[Keys], request: InferenceRequest, snapshot: Snapshot, slots: IntColumn) -> Match:
+        """Return the first answer that gives any candidate a token; when there is none, one of nobody's that says why."""
         passed_over: list[str] = []
         for strategy, own in zip(self._strategies, keys, strict=True):
             health = strategy.health()
@@ -84,7 +84,8 @@ class Chain:
                 verdict, reason = Verdict.NOTHING_KNOWN, _why_not(strategy, own)
             self._verdicts[strategy.name, verdict] += 1
             passed_over.append(f"{strategy.name}: {reason}")
-        return None
+        nothing = np.zeros(len(snapshot.columns.live))
+        return Match(source="", tokens=nothing, total=prompt_tokens(request), passed_over=passed_over)
 
     def record(self, keys: Sequence[Keys], request: InferenceRequest, snapshot: Snapshot, slot: int, now_s: float) -> None:
         """Tell all of them where the request went."""

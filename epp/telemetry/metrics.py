@@ -146,7 +146,7 @@ class Metrics:
         self._scheduler.observe(self._clock() - decision.at_s)
         self._attempt("success", request.target_model, endpoint.name, endpoint.port)
         match = decision.sheet.match
-        reason = "nothing-known" if match is None else "fallback" if match.passed_over else "preferred"
+        reason = "nothing-known" if match is None or not match.source else "fallback" if match.passed_over else "preferred"
         self._decisions[decision.strategy or "none", reason] += 1
         if request.rewrite:
             self._rewritten(request)

@@ -26,10 +26,10 @@ def test_the_answer_is_that_of_the_first_who_has_one(members, slots, times):
     ]
     for _ in range(times):
         found = chain.match(chain.prepare(REQUEST), REQUEST, POOL, np.array(slots))
-        if not able:
-            assert found is None
+        asked_before = able[0] if able else len(members)
+        assert [line.split(":")[0] for line in found.passed_over] == [str(index) for index in range(asked_before)]
+        if able:
+            assert (found.tokens.tolist(), found.source) == (members[able[0]][1], str(able[0]))
         else:
-            assert found is not None
-            assert found.tokens.tolist() == members[able[0]][1]
-            assert [line.split(":")[0] for line in found.passed_over] == [str(index) for index in range(able[0])]
+            assert (found.known, found.source) == (False, "")
     assert sum(chain.verdicts.values()) == times * (able[0] + 1 if able else len(members))

@@ -92,10 +92,12 @@ def test_to_know_of_somebody_who_cannot_be_chosen_is_to_know_nothing():
     assert found.tokens.tolist() == [1, 1, 0]
 
 
-def test_when_nobody_knows_there_is_no_answer_but_a_count():
+def test_when_nobody_knows_the_answer_is_nobodys_and_says_why():
     chain = Chain([Scripted("a"), Scripted("b", [1, 1, 1], DOWN)])
-    assert ask(chain) is None
-    assert ask(chain) is None
+    found = ask(chain)
+    assert (found.source, found.known, list(found.tokens)) == ("", False, [0, 0, 0])
+    assert [line.partition(":")[0] for line in found.passed_over] == ["a", "b"]
+    ask(chain)
     assert chain.verdicts == {("a", Verdict.NOTHING_KNOWN): 2, ("b", Verdict.UNAVAILABLE): 2}
 
 
