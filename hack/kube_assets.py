@@ -188,15 +188,24 @@ def etcd(cache: Path) -> Path:
     return from_assets("etcd") or (Path(on_path) if on_path else into(cache / "etcd", _unpack_etcd))
 
 
+def apt_download(package: str, directory: Path) -> None:
+    """Bring a package of Debian's into a directory, as a file.
+
+    Raises:
+        Unavailable: there is none, or no apt.
+    """
+    apt = ["apt-get", "--option=APT::Sandbox::User=root", "--quiet"]
+    try:
+        run(*apt, "download", package, cwd=directory)
+    except Unavailable:
+        run(*apt, "update", cwd=directory)  # no list of packages yet; needs root
+        run(*apt, "download", package, cwd=directory)
+
+
 def _unpack_etcd(directory: Path) -> None:
     with tempfile.TemporaryDirectory() as other:
         work = Path(other)
-        apt = ["apt-get", "--option=APT::Sandbox::User=root", "--quiet"]
-        try:
-            run(*apt, "download", ETCD_PACKAGE, cwd=work)
-        except Unavailable:
-            run(*apt, "update", cwd=work)  # no list of packages yet; needs root
-            run(*apt, "download", ETCD_PACKAGE, cwd=work)
+        apt_download(ETCD_PACKAGE, work)
         run("dpkg", "--extract", str(next(work.glob("*.deb"))), str(work / "root"), cwd=work)
         shutil.copy2(work / "root/usr/bin/etcd", directory / "etcd")
 

@@ -1,8 +1,13 @@
 """The chart and the real Helm; and for what is installed for real, the control plane of `tests/kube`."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
-from tests.chart.rendered import Chart
+from tests.chart.installed import Release
+from tests.chart.rendered import ROOT, Chart
 from tests.kube.assets import Assets, find
 from tests.kube.conftest import namespace, pods, pytest_runtest_makereport, rig, servers
 
@@ -18,3 +23,23 @@ def assets() -> Assets:
 @pytest.fixture(scope="session")
 def chart(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Chart:
     return Chart(assets.helm, tmp_path_factory.mktemp("helm"))
+
+
+@pytest.fixture
+def release(namespace, pods, tmp_path) -> Release:
+    """Installed, with a pod to pick."""
+    pods.add()
+    (port,) = pods.ports
+    return Release(namespace, tmp_path, f"pool.selector.app={pods.labels['app']}", f"pool.targetPorts[0].number={port}")
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """Prometheus' own checker; skips, or fails with `EPP_NOTHING_SKIPPED`, where it cannot be had."""
+    done = subprocess.run([sys.executable, str(ROOT / "hack" / "promtool.py")], capture_output=True, text=True, check=False)
+    if done.returncode:
+        why = f"ALERTS AND DASHBOARD ARE NOT CHECKED: {done.stderr.strip()}"
+        if "EPP_NOTHING_SKIPPED" in os.environ:
+            pytest.fail(why, pytrace=False)
+        pytest.skip(why)
+    return done.stdout.strip()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chart.rendered import CHART, NAME, RELEASE
+from tests.data_plane.clients import Address, Response, request
 from tests.data_plane.rig import PickerProcess
 from tests.kube.namespace import Namespace
 from tests.kube.rig import Rig
@@ -18,6 +19,13 @@ from tests.kube.rig import Rig
 APPS = "apps/v1"
 OURS = {"grpc-port", "grpc-health-port", "metrics-port", "drain-timeout", "log-format"}
 """Flags that a test gives another value than the chart, since many pickers share this machine."""
+
+BODY = b'{"model": "tiny", "prompt": "hello", "max_tokens": 1}'
+
+
+def ask(gateway: Address) -> Response:
+    """Send a small request."""
+    return request(gateway, "POST", "/v1/completions", BODY, [("content-type", "application/json")])
 
 
 class Release:

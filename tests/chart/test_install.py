@@ -7,14 +7,11 @@ import pytest
 import yaml
 
 from tests.chart.gke_definitions import DEFINITIONS
-from tests.chart.installed import Release
+from tests.chart.installed import Release, ask
 from tests.chart.rendered import ISSUED, NAME, NAMESPACE, RELEASE
-from tests.data_plane.clients import request
 from tests.data_plane.rig import eventually
 from tests.kube.rig import known
 
-BODY = b'{"model": "tiny", "prompt": "hello", "max_tokens": 1}'
-JSON = [("content-type", "application/json")]
 EVERYTHING = (
     ("replicas=3", "highAvailability=active-active", "networkPolicy.enabled=true"),
     (
@@ -104,21 +101,9 @@ def test_install_upgrade_rollback_uninstall(namespace, tmp_path):
     )
 
 
-@pytest.fixture
-def release(namespace, pods, tmp_path) -> Release:
-    """Installed, with a pod to pick."""
-    pods.add()
-    (port,) = pods.ports
-    return Release(namespace, tmp_path, f"pool.selector.app={pods.labels['app']}", f"pool.targetPorts[0].number={port}")
-
-
 def weighs(picker) -> str:
     """The first plugin of the profile in force."""
     return picker.page("/config")["effective"]["schedulingProfiles"][0]["plugins"][0]["pluginRef"]
-
-
-def ask(gateway):
-    return request(gateway, "POST", "/v1/completions", BODY, JSON)
 
 
 def test_the_picker_runs_with_the_rights_of_the_chart(release, pods, rig):
