@@ -26,7 +26,8 @@ class Pace:
     """A watch that lasted this long was a good one: the next failure is the first again."""
     retry_s: float = 0.2
     """Wait after the first failure; each further one doubles it."""
-    retry_s_max: float = 10.0
+    retry_s_max: float = 3.0
+    """How long a server that is back goes unnoticed. One that is there and has too much to do says itself how long to wait."""
     closed_s_max: float = 1.0
     """Longest wait after a watch that the server ended in good order: it is there, and events may be waiting."""
     absent_s: float = 15.0
