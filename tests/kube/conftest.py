@@ -10,7 +10,9 @@ from tests.kube.namespace import Namespace
 from tests.kube.pods import Pods, Servers
 from tests.kube.rig import Rig
 
-LOG_LINES = 60
+LOG_LINES = 40
+DECISION = " decided logger="
+"""In a line of the picker's that says nothing to whoever looks for why a test failed; there are fifty a second."""
 RIG = pytest.StashKey[Rig]()
 
 
@@ -47,6 +49,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     if report.failed and RIG in item.stash:
         rig = item.stash[RIG]
         for child in (*rig.control_plane.children, *rig.children):
-            tail = "\n".join(child.tail().splitlines()[-LOG_LINES:])
+            lines = [line for line in child.tail().splitlines() if DECISION not in line]
+            tail = "\n".join(lines[-LOG_LINES:])
             report.sections.append((f"log of {child.name} {child.pid}", tail))
     return report

@@ -113,7 +113,6 @@ class Rig:
             "listener": SocketAddress(port=0),
             "pickers": tuple(SocketAddress(port=picker.grpc_port) for picker in pickers),
             "pool": OriginalDestination(),
-            "access_log": True,
             "health_interval_s": 0.2,
         }
         envoy = start(EnvoyOptions(**{**given, **options}), self._new_directory())
