@@ -1,7 +1,11 @@
 {{/* The Envoy of standalone mode. */}}
 
 {{- define "epp.envoyBootstrap" -}}
-{{- .Files.Get "files/envoy.json" | replace "0.0.0.0" .Values.standalone.listenAddress -}}
+{{- $text := .Files.Get "files/envoy.json" | replace "0.0.0.0" .Values.standalone.listenAddress -}}
+{{- if eq .Values.pool.appProtocol "kubernetes.io/h2c" -}}
+{{- $text = $text | replace "\"httpProtocolOptions\"" "\"http2ProtocolOptions\"" -}}
+{{- end -}}
+{{- $text -}}
 {{- end -}}
 
 {{/* A sidecar in Kubernetes' sense: it starts before the picker and ends after it, so that requests under way end through it. */}}
