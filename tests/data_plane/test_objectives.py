@@ -1,4 +1,4 @@
-"""Objectives and rewrites that the configuration file lists: who is shed when the pool is full, which model a request goes on to."""
+"""Objectives and rewrites that the configuration file lists: who is shed when the pool is full, and who gets another model."""
 
 import json
 from collections.abc import Iterator
