@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 LOCK   := hack/requirements.lock
+COMPILE := .lock-venv/bin/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \
+  --no-emit-trusted-host --no-emit-find-links
+IMAGE  ?= epp:0.1.0
 
 .DEFAULT_GOAL := help
 
@@ -43,14 +46,18 @@ bench-routing: venv ## how well each strategy routes, through a real Envoy (long
 proto: venv      ## regenerate epp/pb from proto/
 	$(BIN)/python hack/generate_proto.py
 
+image:           ## the container image (IMAGE=name:tag, ARGS=--build-arg ...)
+	docker build --tag $(IMAGE) $(ARGS) .
+
 manifests: venv  ## regenerate the chart's schema and dashboard, manifests/install and manifests/configmaps
 	$(BIN)/python hack/chart_schema.py
 	$(BIN)/python hack/render_manifests.py
 
-lock:            ## pin every dependency with its hashes
+lock:            ## pin every dependency with its hashes: all, what the image runs, what builds it
 	$(PYTHON) -m venv .lock-venv && .lock-venv/bin/pip install --quiet 'pip-tools>=7.4'
-	.lock-venv/bin/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \
-	  --no-emit-trusted-host --no-emit-find-links --extra standalone --extra dev --output-file $(LOCK) pyproject.toml
+	$(COMPILE) --extra standalone --extra dev --output-file $(LOCK) pyproject.toml
+	$(COMPILE) --constraint $(LOCK) --output-file hack/runtime.lock pyproject.toml
+	$(COMPILE) --constraint $(LOCK) --only-build-deps --build-deps-for wheel --output-file hack/build.lock pyproject.toml
 	rm -rf .lock-venv
 
-.PHONY: help venv run test kube-assets check bench bench-routing proto manifests lock
+.PHONY: help venv run test kube-assets check bench bench-routing proto image manifests lock
