@@ -79,7 +79,7 @@ class Cluster:
         """Yield what is amiss, for whoever asks whether we are ready: what cannot be followed, and since when."""
         for one in self._watches():
             if one.failing:
-                known = f"as it was {self._clock() - one.last_contact_s:.0f} s ago" if one.synced else "not known at all"
+                known = f"as they were {self._clock() - one.last_contact_s:.0f} s ago" if one.synced else "not known at all"
                 yield f"the API server cannot be followed ({one.failing}): {one.resource} are {known}"
 
     async def _discover(self) -> None:

@@ -37,6 +37,7 @@ class PodSelection:
     namespace: str
     selector: Mapping[str, str]
     ports: tuple[int, ...]
+    app_protocol: str = "http"
 
 
 class Sink(Protocol):
@@ -122,7 +123,7 @@ class KubeDiscovery:
 
     def _follow(self, pool: Pool) -> None:
         """Make endpoints of the pods and ports that the pool names from now on."""
-        _log.info("pool", extra={"selector": dict(pool.selector), "ports": pool.ports})
+        _log.info("pool", extra={"selector": dict(pool.selector), "ports": pool.ports, "app_protocol": pool.app_protocol})
         self._ports = pool.ports
         if pool.selector == self._selector:
             self._tell()

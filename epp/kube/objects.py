@@ -86,6 +86,10 @@ class Pool(Protocol):
     def ports(self) -> tuple[int, ...]:
         """Ports on which a pod serves; each is an endpoint."""
 
+    @property
+    def app_protocol(self) -> str:
+        """What is spoken there, `http` or `kubernetes.io/h2c`: the gateway's business, shown in the log."""
+
 
 class _Selector(Object, frozen=True):
     match_labels: dict[str, str] = field(default_factory=dict)
@@ -98,6 +102,7 @@ class _Port(Object, frozen=True):
 class _PoolSpec(Object, frozen=True):
     selector: _Selector
     target_ports: tuple[_Port, ...]
+    app_protocol: str = "http"
 
 
 class InferencePool(Object, frozen=True):
@@ -117,6 +122,11 @@ class InferencePool(Object, frozen=True):
     def ports(self) -> tuple[int, ...]:
         """See `Pool`."""
         return tuple(port.number for port in self.spec.target_ports)
+
+    @property
+    def app_protocol(self) -> str:
+        """See `Pool`."""
+        return self.spec.app_protocol
 
 
 class _LegacyPoolSpec(Object, frozen=True):
@@ -138,3 +148,8 @@ class LegacyInferencePool(Object, frozen=True):
     def ports(self) -> tuple[int, ...]:
         """See `Pool`."""
         return (self.spec.target_port_number,)
+
+    @property
+    def app_protocol(self) -> str:
+        """See `Pool`."""
+        return "http"

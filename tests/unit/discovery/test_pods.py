@@ -136,12 +136,13 @@ def test_of_two_pods_at_one_address_the_younger_counts():
 
 
 def test_pools_of_both_groups():
-    new = {"spec": {"selector": {"matchLabels": {"a": "b"}}, "targetPorts": [{"number": 1}, {"number": 2}], "appProtocol": "http"}}
-    pool = msgspec.convert(new, InferencePool)
-    assert (pool.selector, pool.ports) == ({"a": "b"}, (1, 2))
+    ports = [{"number": 1}, {"number": 2}]
+    new = {"selector": {"matchLabels": {"a": "b"}}, "targetPorts": ports, "appProtocol": "kubernetes.io/h2c"}
+    pool = msgspec.convert({"spec": new}, InferencePool)
+    assert (pool.selector, pool.ports, pool.app_protocol) == ({"a": "b"}, (1, 2), "kubernetes.io/h2c")
     old = {"spec": {"selector": {"a": "b"}, "targetPortNumber": 1, "extensionRef": {"name": "epp"}}}
     legacy = msgspec.convert(old, LegacyInferencePool)
-    assert (legacy.selector, legacy.ports) == ({"a": "b"}, (1,))
+    assert (legacy.selector, legacy.ports, legacy.app_protocol) == ({"a": "b"}, (1,), "http")
 
 
 def test_the_endpoints_of_an_unchanged_pod_are_the_same_objects():

@@ -1,0 +1,64 @@
+"""What a picker has to do with Kubernetes, put together."""
+
+import asyncio
+from random import Random
+
+from epp.cluster import Cluster
+from epp.flags import ServeOptions
+from epp.objectives.objectives import Objectives
+
+
+class Nobody:
+    def found(self, endpoints):
+        raise AssertionError
+
+    def lost(self, reason):
+        raise AssertionError
+
+
+def cluster(monkeypatch, **flags):
+    monkeypatch.setenv("NAMESPACE", "models")
+
+    async def make():
+        return Cluster(ServeOptions(**flags), Nobody(), Objectives(), clock=lambda: 100.0, random=Random(1))
+
+    return asyncio.run(make())
+
+
+def test_a_pool_is_looked_for_in_the_namespace_that_is_named_or_in_our_own(monkeypatch):
+    path = "/apis/inference.networking.k8s.io/v1/namespaces/{}/inferencepools"
+    assert path.format("models") in {one.path for one in cluster(monkeypatch, pool_name="p")._watches()}
+    assert path.format("other") in {one.path for one in cluster(monkeypatch, pool_name="p", pool_namespace="other")._watches()}
+
+
+def test_pods_without_a_pool_have_no_objectives(monkeypatch):
+    made = cluster(monkeypatch, endpoint_selector={"app": "x"}, endpoint_target_ports=(8000,))
+    assert made._watches() == ()
+    jobs = made.jobs()
+    assert "objectives" not in jobs
+    for job in jobs.values():
+        job.close()
+
+
+def test_what_cannot_be_followed_is_remarked_on_with_its_age(monkeypatch):
+    made = cluster(monkeypatch, pool_name="p")
+    assert list(made.remarks()) == []
+    pools = next(one for one in made._watches() if one.resource.startswith("inferencepools"))
+    pools.failing = "Forbidden"
+    assert list(made.remarks()) == [
+        "the API server cannot be followed (Forbidden): inferencepools.inference.networking.k8s.io are not known at all"
+    ]
+    pools.failing, pools.synced, pools.last_contact_s = "Unreachable", True, 58.4
+    assert list(made.remarks()) == [
+        "the API server cannot be followed (Unreachable): inferencepools.inference.networking.k8s.io are as they were 42 s ago"
+    ]
+
+
+def test_how_it_is_followed_is_reported(monkeypatch):
+    made = cluster(monkeypatch, pool_name="p")
+    pools = next(one for one in made._watches() if one.resource.startswith("inferencepools"))
+    pools.synced, pools.failing, pools.lists, pools.last_contact_s = True, "Unreachable", 3, 7.0
+    pools.errors["Unreachable"] += 2
+    shown = {one.resource: one for one in made.watched()}[pools.resource]
+    assert (shown.synced, shown.failing, shown.objects, shown.lists, shown.last_contact_s) == (True, True, 0, 3, 7.0)
+    assert shown.errors == {"Unreachable": 2}
