@@ -2,8 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
+
+from msgspec.structs import replace
 
 from epp.config import load
 from epp.flags import ServeOptions
@@ -62,10 +64,10 @@ class World:
         self.wall_s += seconds
         await self.controller.tick()
 
-    def ask(self, content: str = "x" * 4000) -> Decision:
+    def ask(self, content: str = "x" * 4000, headers: Mapping[str, str] | None = None) -> Decision:
         body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": content}]}).encode()
         answers: list = []
-        self.assembly.director.schedule(CHAT, body, answers.append)
+        self.assembly.director.schedule(replace(CHAT, headers=headers or {}), body, answers.append)
         return answers[0]
 
     def end(self, decision: Decision, *, status: int = 200, cached: int | None = None) -> None:
