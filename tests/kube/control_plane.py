@@ -12,7 +12,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+
+import yaml
 
 from epp.standalone.process import Child
 from tests.data_plane.rig import eventually, free_port
@@ -21,6 +24,7 @@ from tests.kube.api import Api, Refused, kubeconfig
 from tests.kube.assets import GROUP, POOLS, Assets
 from tests.kube.namespace import Namespace
 
+CHART = Path(__file__).parents[2] / "charts" / "epp"
 READY_S = 60.0
 COMMAND_S = 60.0
 ISSUER = "https://kubernetes.default.svc"
@@ -108,6 +112,14 @@ class ControlPlane:
         name = f"{prefix}-{next(self._numbers)}"
         self.api.create("/api/v1/namespaces", {"metadata": {"name": name}})
         return Namespace(self, name)
+
+    @cache  # noqa: B019 - there is one control plane in a run
+    def picker_rules(self) -> list[dict]:
+        """The rules of the Role that the chart makes for a picker."""
+        role = self.helm(
+            "template", "picker", str(CHART), "--show-only", "templates/role.yaml", "--set", "pool.selector.app=server"
+        )
+        return yaml.safe_load(role)["rules"]
 
     def kubeconfig_for(self, name: str, user: Mapping[str, object], *, server: str = "", namespace: str = "default") -> Path:
         """Write the kubeconfig of a user."""

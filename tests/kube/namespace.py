@@ -19,17 +19,6 @@ TOKEN_S = 3600
 Rule = Mapping[str, Sequence[str]]
 """One of a Role's rules: apiGroups, resources, verbs, perhaps resourceNames."""
 
-PICKER_RULES: Sequence[Rule] = (
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
-    {"apiGroups": ["inference.networking.k8s.io"], "resources": ["inferencepools"], "verbs": ["get", "list", "watch"]},
-    {
-        "apiGroups": ["llm-d.ai", "inference.networking.x-k8s.io"],
-        "resources": ["inferenceobjectives", "inferencemodelrewrites"],
-        "verbs": ["get", "list", "watch"],
-    },
-)
-"""The least a picker needs that only discovers."""
-
 
 class Namespace:
     """What a test sees of the API server."""
@@ -86,17 +75,19 @@ class Namespace:
     # Users.
 
     def service_account(
-        self, name: str = "picker", rules: Sequence[Rule] = PICKER_RULES, *, cluster_rules: Sequence[Rule] = (), server: str = ""
+        self, name: str = "picker", rules: Sequence[Rule] | None = None, *, cluster_rules: Sequence[Rule] = (), server: str = ""
     ) -> Path:
         """Make a ServiceAccount that may do just this, and return its kubeconfig; its token lies in a file, as in a pod.
 
         Args:
             name: of it, its Role and its RoleBinding.
-            rules: in this namespace.
+            rules: in this namespace; None: what the chart gives a picker, and not one right more.
             cluster_rules: everywhere.
             server: another address of the API server than its own, such as that of a `Link`.
         """
         self.create("serviceaccounts", {"metadata": {"name": name}})
+        if rules is None:
+            rules = self.control_plane.picker_rules()
         if rules:
             self.grant(name, rules, to=name)
         if cluster_rules:

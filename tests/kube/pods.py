@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 
+from epp.model.endpoint import join_host_port
 from epp.testing.model_server import ModelServer
 from epp.testing.server_options import ServerOptions
 from tests.kube.api import Json
@@ -77,8 +78,8 @@ class Pod:
 
     @property
     def addresses(self) -> set[str]:
-        """What `x-served-by` says when it has answered."""
-        return {f"{self.ip}:{port}" for port in self.ports}
+        """Where it serves, as a picker names it and as `x-served-by` does when it has answered."""
+        return {join_host_port(self.ip, port) for port in self.ports}
 
     def create(self, labels: Mapping[str, str], annotations: Mapping[str, str]) -> None:
         """Make the object; bound to a node, not running yet."""
@@ -172,17 +173,19 @@ class Pods:
         self,
         *,
         ready: bool = True,
+        serving: bool = True,
         ip: str = "",
         ports: Sequence[int] = (),
         labels: Mapping[str, str] | None = None,
         annotations: Mapping[str, str] | None = None,
     ) -> Pod:
-        """One more, serving, and said to be ready if it is to be."""
+        """One more, and said to be ready if it is to be. One that is not serving is an object and nothing else."""
         name = f"server-{next(self._numbers)}"
         pod = Pod(self._namespace, self._servers, name=name, ip=ip or next(ADDRESSES), ports=ports or self.ports)
         pod.create(self.labels if labels is None else labels, annotations or {})
         self.ever.append(pod)
-        pod.serve()
+        if serving:
+            pod.serve()
         if ready:
             pod.ready()
         return pod

@@ -79,7 +79,7 @@ class Rig:
 
         Args:
             namespace: of the pool.
-            kubeconfig: whose rights it has; by default those of a ServiceAccount that may only read what discovery reads.
+            kubeconfig: whose rights it has; by default those of a ServiceAccount with the chart's Role.
             target: the flags that say which pods are its endpoints.
             config: written to a file for `--config-file`; None: the test's own flags say what is configured.
             flags: more of them.

@@ -12,6 +12,7 @@ from tests.kube.rig import addresses, known, until_known
 from tests.kube.traffic import LATE_S, traffic
 
 BODY = b'{"model": "tiny", "prompt": "hello", "max_tokens": 1}'
+LONG = b'{"model": "tiny", "max_tokens": 1, "prompt": "%s"}' % (b"a long prompt that is sent again " * 100)
 ACTIVE, LEGACY_ACTIVE = "llm-d.ai/active-ports", "inference.networking.k8s.io/active-ports"
 
 
@@ -163,24 +164,61 @@ def test_without_a_pool_object_a_selector_says_which_pods(namespace, pods, rig):
         until_known(picker, first, pods.replace(second, grace_s=0))
 
 
+def test_a_pod_with_an_ipv6_address(namespace, pods, rig):
+    namespace.pool(labels=pods.labels, ports=pods.ports)
+    pod = pods.add(ip="::1")
+    with rig.picker(namespace) as picker, rig.gateway(picker) as gateway:
+        assert known(picker) == {f"{pod.name}-rank-0": f"[::1]:{pods.ports[0]}"}
+        assert post(gateway).status == 200
+
+
+def test_an_address_given_to_another_pod_is_another_engine(namespace, pods, rig):
+    """Under another name at the same address; nothing is left of what was believed of the one before."""
+    namespace.pool(labels=pods.labels, ports=pods.ports)
+    old = pods.add()
+    with rig.picker(namespace) as picker, rig.gateway(picker) as gateway:
+        assert _matched_tokens(picker, gateway, LONG) == 0
+        assert _matched_tokens(picker, gateway, LONG) > 100
+        old.kill()
+        old.remove()
+        new = pods.add(ip=old.ip)
+        eventually(lambda: set(known(picker)) == {f"{new.name}-rank-0"}, "only the new one is known", LATE_S)
+        assert _matched_tokens(picker, gateway, LONG) == 0
+        assert old.name not in request(picker, "GET", "/metrics").body.decode(), "no series speaks of who has gone"
+
+
+def test_three_hundred_pods_are_known_when_the_picker_is_ready(namespace, pods, rig):
+    """More than one page of a list. They do not answer, which must not keep the picker from following them."""
+    namespace.pool(labels=pods.labels, ports=pods.ports)
+    for _ in range(300):
+        pods.add(serving=False)
+    began_s = time.monotonic()
+    with rig.picker(namespace) as picker:
+        took_s = time.monotonic() - began_s
+        assert len(known(picker)) == 300
+        for pod in pods.here[:10]:
+            pod.ready(False)
+        eventually(lambda: len(known(picker)) == 290, "who is not ready is left out", LATE_S)
+        assert took_s < 10
+
+
 def test_a_container_restarted_in_place_is_another_engine(namespace, pods, rig):
     """What was believed to be in its cache is forgotten, and nothing else is."""
     namespace.pool(labels=pods.labels, ports=pods.ports)
     pod = pods.add()
-    body = b'{"model": "tiny", "max_tokens": 1, "prompt": "%s"}' % (b"a long prompt that is sent again " * 100)
     with rig.picker(namespace) as picker, rig.gateway(picker) as gateway:
-        assert _matched_tokens(picker, gateway, body) == 0
-        assert _matched_tokens(picker, gateway, body) > 100
+        assert _matched_tokens(picker, gateway, LONG) == 0
+        assert _matched_tokens(picker, gateway, LONG) > 100
         pod.restart_container()
         eventually(lambda: _believed(picker) == 0, "nothing is believed of the new engine", LATE_S)
-        assert _matched_tokens(picker, gateway, body) == 0
+        assert _matched_tokens(picker, gateway, LONG) == 0
         pod.mark(labels={"another": "label"})
         other = pods.add()
         until_known(picker, pod, other)
         other.restart_container(before_ready=True)
         other.terminate()
         until_known(picker, pod)
-        assert _matched_tokens(picker, gateway, body) > 100, "a touch of the pod is no new engine, nor is another's restart"
+        assert _matched_tokens(picker, gateway, LONG) > 100, "a touch of the pod is no new engine, nor is another's restart"
 
 
 def _matched_tokens(picker, gateway, body: bytes) -> float:
