@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from epp.config.sections import SlowStart
-from epp.errors import NoEndpoint, Overloaded, RequestError
+from epp.errors import BadRequest, NoEndpoint, Overloaded, RequestError
 from epp.model.decision import Decision, Outcome
 from epp.model.match import IntColumn, Match
 from epp.model.request import Api, InferenceRequest, RequestHead, prompt_tokens
@@ -204,11 +204,15 @@ class Director:
         if body is None:
             return InferenceRequest(head=head, api=Api.PASSTHROUGH)
         request = self.parsers.parse(head, body)
+        if request.api is Api.PASSTHROUGH:
+            return request
         model, headers, rewrites = request.model, head.headers, self.objectives.rewrites
         target, rewrite = headers.get(REWRITE_HEADERS[0]) or headers.get(REWRITE_HEADERS[1]) or model, ""
         if rewrites is not None:
             target, rewrite = rewrites.choose(model, self._random) or (target, "")
-        if not model or (target == model and not rewrite):
+        if not target:
+            raise BadRequest("model not found in request body")
+        if target == model and not rewrite:
             return request
         span = find_model_span(body) if target != model else None
         return replace(request, target_model=target, rewrite=rewrite, model_span=span)

@@ -92,7 +92,7 @@ class ResponseSide:
     def expect(self, decision: Decision) -> None:
         """Take note of the decision that this will be the response to."""
         request = decision.request
-        if request.model_span is not None and request.target_model != request.model:
+        if request.model and request.model_span is not None and request.target_model != request.model:
             self._renamed = decision
 
     # ---- steps

@@ -22,9 +22,13 @@ _DEPTH_MAX = max(map(len, _PATHS))
 
 
 def splice_model(body: bytes, span: Span, name: str) -> bytes:
-    """Return `body` with the JSON string at `span` (quotes included) replaced by `name`."""
+    """Return `body` with the JSON string at `span` (quotes included) replaced by `name`.
+
+    An empty span is a place at the beginning of an object that has other fields; there it becomes the field `model`.
+    """
     start, stop = span
-    return b"".join((memoryview(body)[:start], msgspec.json.encode(name), memoryview(body)[stop:]))
+    value = msgspec.json.encode(name)
+    return b"".join((memoryview(body)[:start], value if start < stop else b'"model":' + value + b",", memoryview(body)[stop:]))
 
 
 def model_spans(document: bytes) -> Iterator[Span]:

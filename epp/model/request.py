@@ -51,6 +51,7 @@ class InferenceRequest(Struct, frozen=True, kw_only=True):
     head: RequestHead
     api: Api
     model: str = ""
+    """As the client names it; empty where the body has none, or is passed through."""
     target_model: str = ""
     """The model the request is sent on with; equal to `model` unless rewritten."""
     prompt: bytes = b""
@@ -71,7 +72,7 @@ class InferenceRequest(Struct, frozen=True, kw_only=True):
     A call decodes the whole body again, so only who needs it calls it, once; it raises TokenizeError and may run in a thread.
     """
     model_span: tuple[int, int] | None = None
-    """Where the value of `model`, quotes included, stands in the body; filled when it has to be replaced."""
+    """Where the value of `model`, quotes included, stands in the body, or has its place; filled when it has to be replaced."""
 
     @property
     def priority(self) -> int:

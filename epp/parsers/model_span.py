@@ -18,18 +18,22 @@ _DECODER = msgspec.json.Decoder(_Model)
 
 
 def find_model_span(body: bytes) -> tuple[int, int]:
-    """Return where the value of the top-level `model` stands in the body, quotes included.
+    """Return where the value of the top-level `model` stands in the body, quotes included; where there is none, the place for it.
 
-    Exact: a key written with escapes counts, nested keys do not, and of duplicates the last one is taken, as JSON decoders do.
+    That place, right behind the brace, is empty: start and end are one. Exact: a key written with escapes counts, nested keys do
+    not, and of duplicates the last one is taken, as JSON decoders do.
 
     Raises:
-        BadRequest: the body is not a JSON object, or has no `model` that is a string.
+        BadRequest: the body is not a JSON object, or its `model` is not a string.
 
     Cost: one skipping pass over the body, no copy; about 50 us at 200 kB.
     """
     value = guarded(_DECODER.decode, body).model
+    if not bytes(value):
+        place = body.index(b"{") + 1
+        return place, place
     if not bytes(value).startswith(b'"'):
-        raise BadRequest("model not found in request body")
+        raise BadRequest("invalid request body: the model is not a string")
     start = _address(value) - _address(body)  # a Raw is a view of the bytes it was decoded from
     end = start + len(memoryview(value))
     if body[start:end] != bytes(value):

@@ -38,7 +38,7 @@ def parse(head: RequestHead, body: bytes) -> InferenceRequest:
     """Return the request.
 
     Raises:
-        BadRequest: no JSON, no model, no messages, or a field of the wrong type.
+        BadRequest: no JSON, no messages, or a field of the wrong type.
     """
     found = decode(_DECODER, body)
     if not found.messages:

@@ -21,7 +21,7 @@ def parse(head: RequestHead, body: bytes) -> InferenceRequest:
     """Return the request.
 
     Raises:
-        BadRequest: no JSON, no model, no prompt, or a field of the wrong type.
+        BadRequest: no JSON, no prompt, or a field of the wrong type.
     """
     found = decode(_DECODER, body)
     prompt, token_ids = read_prompt(found.prompt, "invalid completions request: must have prompt field")

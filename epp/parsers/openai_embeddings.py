@@ -20,7 +20,7 @@ def parse(head: RequestHead, body: bytes) -> InferenceRequest:
     """Return the request; it generates nothing, so it has no output cap.
 
     Raises:
-        BadRequest: no JSON, no model, no input, or a field of the wrong type.
+        BadRequest: no JSON, no input, or a field of the wrong type.
     """
     found = decode(_DECODER, body)
     prompt, token_ids = read_prompt(found.input, "invalid embeddings request: must have input field")

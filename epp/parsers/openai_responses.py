@@ -44,7 +44,7 @@ def parse(head: RequestHead, body: bytes) -> InferenceRequest:
     A request that continues a stored response begins with text that only the server knows; the id stands for it.
 
     Raises:
-        BadRequest: no JSON, no model, no input, or a field of the wrong type.
+        BadRequest: no JSON, no input, or a field of the wrong type.
     """
     found = decode(_DECODER, body)
     if found.input is None or found.input == []:

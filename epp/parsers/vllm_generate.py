@@ -33,7 +33,7 @@ def parse(head: RequestHead, body: bytes) -> InferenceRequest:
     """Return the request.
 
     Raises:
-        BadRequest: no JSON, no model, no token ids, or a field of the wrong type.
+        BadRequest: no JSON, no token ids, or a field of the wrong type.
     """
     found = decode(_DECODER, body)
     if not found.token_ids:

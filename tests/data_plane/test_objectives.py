@@ -1,5 +1,6 @@
 """Objectives and rewrites that the configuration file lists: who is shed when the pool is full, and who gets another model."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 
@@ -108,6 +109,15 @@ def test_a_rule_s_target_reaches_the_server_and_the_client_s_name_comes_back(rul
     assert json.loads(answer.body) == {"id": "1", "model": "chat"}
     (received,) = fleet.received(test_id)
     assert received.length == len(BODY) + len("-v2")
+
+
+def test_a_model_that_the_client_left_out_is_supplied(ruled_gateway, fleet):
+    test_id, body = new_id(), b'{ "prompt": "hello"}'
+    assert ask(ruled_gateway, body=body).status == 400
+    answer = ask(ruled_gateway, body=body, x_test_id=test_id, x_llm_d_model_name_rewrite="theirs")
+    assert answer.status == 200
+    (received,) = fleet.received(test_id)
+    assert received.sha256 == hashlib.sha256(b'{"model":"theirs", "prompt": "hello"}').hexdigest()
 
 
 def test_weights_split_and_are_counted(ruled_picker, ruled_gateway):

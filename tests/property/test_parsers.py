@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epp.errors import BadRequest, TokenizeError
+from epp.extproc.splice import splice_model
 from epp.model.request import InferenceRequest, RequestHead
 from epp.parsers.model_span import find_model_span
 from epp.parsers.select import PARSERS, Parsers
@@ -128,12 +129,17 @@ def test_the_span_is_what_a_json_decoder_takes_for_the_model(pairs, indent, asci
         for key, value in pairs
     )
     body = ("{" + inside + "}").encode()
-    model = json.loads(body).get("model")
-    if isinstance(model, str):
+    decoded = json.loads(body)
+    model = decoded.get("model")
+    if "model" not in decoded:
+        start, end = find_model_span(body)
+        assert start == end
+        if decoded:
+            assert json.loads(splice_model(body, (start, end), "other")) == {**decoded, "model": "other"}
+    elif isinstance(model, str):
         start, end = find_model_span(body)
         assert json.loads(body[start:end]) == model
-        spliced = json.loads(body[:start] + b'"other"' + body[end:])
-        assert spliced["model"] == "other"
+        assert json.loads(splice_model(body, (start, end), "other")) == {**decoded, "model": "other"}
     else:
         with pytest.raises(BadRequest):
             find_model_span(body)

@@ -29,8 +29,9 @@ from epp.testing.builders import build_endpoint
 CHAT = RequestHead(path="/v1/chat/completions", headers={})
 
 
-def chat(content: str = "x" * 400, model: str = "tiny") -> bytes:
-    return json.dumps({"model": model, "messages": [{"role": "user", "content": content}]}).encode()
+def chat(content: str = "x" * 400, model: str | None = "tiny") -> bytes:
+    named = {} if model is None else {"model": model}
+    return json.dumps({**named, "messages": [{"role": "user", "content": content}]}).encode()
 
 
 class Notebook:
@@ -465,6 +466,20 @@ class TestRewrites:
     def test_a_rule_that_keeps_the_name_is_named_and_changes_nothing(self):
         request = self.ask(self.rule("tiny", "tiny"), header="asked")
         assert (request.target_model, request.rewrite, request.model_span) == ("tiny", "r", None)
+
+    def test_a_generic_rule_supplies_a_missing_model(self):
+        request = self.ask(self.rule("ruled"), model=None)
+        assert (request.model, request.target_model, request.rewrite) == ("", "ruled", "r")
+        assert request.model_span == (1, 1)
+
+    def test_a_header_supplies_it_too(self):
+        assert self.ask(self.rule("ruled", "other"), model=None, header="asked").target_model == "asked"
+
+    def test_where_nobody_does_it_is_400(self):
+        world = World()
+        for body in (chat(model=None), chat(model="")):
+            error = world.ask(body)
+            assert (error.status, error.message) == (400, "model not found in request body")
 
     def test_a_body_that_is_not_read_is_not_rewritten(self):
         request = self.ask(self.rule("ruled"), path="/anything/else")

@@ -7,6 +7,7 @@ from epp.extproc.splice import ModelRestorer, model_spans, rename_model, splice_
 
 def test_the_span_is_replaced_by_a_json_string():
     assert splice_model(b'{"model":"a","x":1}', (9, 12), 'b"c') == b'{"model":"b\\"c","x":1}'
+    assert splice_model(b' { "x":1}', (2, 2), 'b"c') == b' {"model":"b\\"c", "x":1}'
 
 
 @pytest.mark.parametrize(

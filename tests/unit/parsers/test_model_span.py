@@ -23,9 +23,14 @@ def test_the_last_top_level_value(body, value):
     assert body[start:end] == value
 
 
-@pytest.mark.parametrize(
-    "body", [b"{}", b'{"model": 3}', b'{"model": null}', b'{"a": {"model": "m"}}', b"", b"[]", b"{", b"[" * 10_000]
-)
+@pytest.mark.parametrize("body", [b"{}", b' \n{ "a": {"model": "m"}}', b'{"Model": "m"}'])
+def test_where_there_is_none_the_place_for_it(body):
+    start, end = find_model_span(body)
+    assert start == end
+    assert body[:start].strip() == b"{"
+
+
+@pytest.mark.parametrize("body", [b'{"model": 3}', b'{"model": null}', b"", b"[]", b"{", b"[" * 10_000])
 def test_no_name(body):
     with pytest.raises(BadRequest):
         find_model_span(body)
