@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from epp.config import EndpointPickerConfig, config_hash, dump, load
+from epp.config import EndpointPickerConfig, load
 from epp.errors import ConfigError
 from epp.live.assembly import Assembly, prepare
-from epp.live.generations import Answer, Candidate, Generation, Generations
+from epp.live.generations import Answer, Candidate, Generation, Generations, candidate
 from epp.live.measure import Baseline, Witness
 from epp.live.swap import check_swap
 from epp.live.trial import Outcome, Tally, Trial
@@ -88,10 +88,7 @@ class Controller:
         self._told: list[Callable[[Event], None]] = []
         self._lock = asyncio.Lock()
         plan = on.assembly.plan
-        first = Candidate(config=plan.config, hash=config_hash(plan.config), source=source)
-        self.generations = Generations(first, wall())
-        self.effective = dump(plan.config)
-        """What is in force, as YAML."""
+        self.generations = Generations(candidate(plan.config, source), wall())
         self.warnings: tuple[str, ...] = plan.warnings
         self.failure: Failure | None = None
         """What is wrong with the newest configuration; None when it is good."""
@@ -127,16 +124,16 @@ class Controller:
         """Take a configuration that a source brings: swap it in if it may be and can be. Never raises for what is wrong with it."""
         async with self._lock:
             try:
-                plan, candidate = await asyncio.to_thread(self._read, text, source)
-                answer = self.generations.offer(candidate)
+                plan, new = await asyncio.to_thread(self._read, text, source)
+                answer = self.generations.offer(new)
                 if answer is Answer.APPLY:
-                    await self._apply(plan, candidate, "changed")
+                    await self._apply(plan, new, "changed")
             except ConfigError as error:
                 self._refuse(error, source)
                 return
             self.failure, self.last_success_s = None, self._wall()
             if answer in {Answer.PINNED, Answer.CONDEMNED}:
-                self._say("ConfigHeld", f"{candidate.hash} from {source} stays out: {answer.value}")
+                self._say("ConfigHeld", f"{new.hash} from {source} stays out: {answer.value}")
 
     def lost(self, error: ConfigError, source: str) -> None:
         """A source has nothing any more, or what it has cannot be read. What is in force stays."""
@@ -174,21 +171,21 @@ class Controller:
             ConfigError: the newest cannot be put in force; it is unpinned all the same.
         """
         async with self._lock:
-            candidate = self.generations.unpin()
+            newest = self.generations.unpin()
             self._say("ConfigUnpinned", "the newest configuration is followed again")
-            if candidate is not None:
+            if newest is not None:
                 try:
-                    plan = await asyncio.to_thread(self._build, candidate.config)
-                    await self._apply(plan, candidate, "unpinned")
+                    plan = await asyncio.to_thread(self._build, newest.config)
+                    await self._apply(plan, newest, "unpinned")
                 except ConfigError as error:
-                    self._refuse(error, candidate.source)
+                    self._refuse(error, newest.source)
                     raise
             return self.generations.current
 
     def _read(self, text: str, source: str) -> tuple[Plan, Candidate]:
         """Return what a text comes to. Blocks for as long as parsing takes."""
         plan = self._build(load(text))
-        return plan, Candidate(config=plan.config, hash=config_hash(plan.config), source=source)
+        return plan, candidate(plan.config, source)
 
     def _build(self, config: EndpointPickerConfig) -> Plan:
         try:
@@ -200,7 +197,7 @@ class Controller:
         check_swap(self._on.assembly.plan, plan)
         return plan
 
-    async def _apply(self, plan: Plan, candidate: Candidate, cause: str, *, on_trial: bool = True) -> None:
+    async def _apply(self, plan: Plan, new: Candidate, cause: str, *, on_trial: bool = True) -> None:
         """Put a configuration in force, on trial if it asks for that.
 
         Raises:
@@ -216,14 +213,14 @@ class Controller:
             raise
         except Exception as error:  # as above
             raise ConfigError(f"a plugin failed: {type(error).__name__}: {error}") from error
-        self.generations.enter(candidate, cause, self._wall())
-        self.effective, self.warnings = dump(plan.config), plan.warnings + doubts
+        self.generations.enter(new, cause, self._wall())
+        self.warnings = plan.warnings + doubts
         for warning in self.warnings:
             log.warning("configuration", extra={"doubt": warning})
-        self._say("ConfigApplied", f"{self._in_force()} is in force: {cause}, from {candidate.source}")
+        self._say("ConfigApplied", f"{self._in_force()} is in force: {cause}, from {new.source}")
         back, baseline = (before, tally) if self._on_trial is None else (self._on_trial.back, self._on_trial.trial.baseline)
         self._end_trial()
-        if on_trial and plan.config.trial is not None and back.hash != candidate.hash:
+        if on_trial and plan.config.trial is not None and back.hash != new.hash:
             self._begin_trial(plan, back, baseline)
         self._baseline.restart(self._wall())
         await assembly.retire()

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
-from epp.config import EndpointPickerConfig
+from epp.config import EndpointPickerConfig, config_hash, dump
 from epp.errors import ConfigError
 
 HISTORY_MAX = 20
@@ -22,8 +22,15 @@ class Candidate:
 
     config: EndpointPickerConfig
     """Effective: building it again gives the same."""
+    text: str
+    """The same as YAML."""
     hash: str
     source: str
+
+
+def candidate(config: EndpointPickerConfig, source: str) -> Candidate:
+    """Return an effective configuration with what it is called and known by. Cost: some milliseconds."""
+    return Candidate(config=config, text=dump(config), hash=config_hash(config), source=source)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from epp.config import dump
 from epp.live.controller import Controller, Failure
 from epp.live.generations import Generation
 from epp.live.parking import Parking
@@ -77,9 +76,8 @@ class LiveConfig:
         Raises:
             ConfigError: it is not kept.
         """
-        if number is None:
-            return self._controller.effective
-        return dump(self._controller.generations.find(number).candidate.config)
+        history = self._controller.generations
+        return (history.current if number is None else history.find(number)).candidate.text
 
     async def rollback(self, number: int | None) -> None:
         """Go back and pin.

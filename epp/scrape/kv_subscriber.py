@@ -36,6 +36,10 @@ HEARTBEAT_S: Final = 5.0
 """Silence after which an engine is asked whether it lives, and twice of that until it is given up."""
 REOPEN_S: Final = 1.0
 REOPEN_MAX_S: Final = 30.0
+OPENED_AT_ONCE: Final = 8
+OPEN_GAP_S: Final = 0.01
+"""Sockets of a large pool are opened a few at a time: all at once would hold up a thousand endpoints' requests for a third of a
+second, when a configuration with events takes the place of one without."""
 REPLAYS_MAX: Final = 8
 """Replays at once, over all endpoints."""
 SOCKETS_MAX: Final = 16_384
@@ -86,7 +90,7 @@ class KvSubscriber:
             await self.close()
 
     def sync(self, snapshot: Snapshot) -> None:
-        """Subscribe to exactly the endpoints of a snapshot. Cost: a few microseconds per endpoint, some 100 for a new one."""
+        """Subscribe to exactly the endpoints of a snapshot. Cost: a few microseconds per endpoint, 30 for a new one."""
         wanted: dict[int, Source] = {}
         for slot, endpoint in enumerate(snapshot.endpoints):
             if endpoint is None:
@@ -98,13 +102,17 @@ class KvSubscriber:
         for slot, subscription in list(self._subscriptions.items()):
             if wanted.get(slot) != subscription.source or slot not in self._feed:
                 self._drop(slot)
-        for slot, source in wanted.items():
-            if slot not in self._subscriptions:
-                self._subscriptions[slot] = _Subscription(source=source)
-                endpoint = snapshot.endpoints[slot]
-                assert endpoint is not None
-                self._feed.attach(slot, endpoint, replayable=source.replay is not None)
+        new = [(slot, source) for slot, source in wanted.items() if slot not in self._subscriptions]
+        for count, (slot, source) in enumerate(new):
+            subscription = self._subscriptions[slot] = _Subscription(source=source)
+            endpoint = snapshot.endpoints[slot]
+            assert endpoint is not None
+            self._feed.attach(slot, endpoint, replayable=source.replay is not None)
+            if count < OPENED_AT_ONCE:
                 self._open(slot)
+            else:
+                delay_s = OPEN_GAP_S * (count // OPENED_AT_ONCE)
+                subscription.reopening = self._loop.call_later(delay_s, self._open, slot)
 
     async def close(self) -> None:
         """Close all sockets."""

@@ -16,7 +16,7 @@ NAMES = st.sampled_from("abcd")
 
 
 def candidate(name: str) -> Candidate:
-    return Candidate(config=CONFIG, hash=name, source=name)
+    return Candidate(config=CONFIG, text="", hash=name, source=name)
 
 
 class History(RuleBasedStateMachine):

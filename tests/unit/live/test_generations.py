@@ -10,7 +10,7 @@ CONFIG = load("")
 
 
 def candidate(name: str) -> Candidate:
-    return Candidate(config=CONFIG, hash=name, source=f"file {name}")
+    return Candidate(config=CONFIG, text="", hash=name, source=f"file {name}")
 
 
 class History(Generations):

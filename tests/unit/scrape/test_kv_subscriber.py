@@ -354,6 +354,24 @@ def test_endpoints_come_and_go(publisher, run):
     run(body())
 
 
+def test_many_that_come_together_are_opened_a_few_at_a_time(publisher, run):
+    many = 3 * kv_subscriber.OPENED_AT_ONCE
+
+    async def body():
+        one = publisher()
+        async with rig() as made:
+            made.subscriber.sync(Pool(*(one.endpoint(f"default/pod-{index}") for index in range(many))))
+            opened = [subscription for subscription in made.subscriber._subscriptions.values() if subscription.inlets]
+            assert len(opened) == kv_subscriber.OPENED_AT_ONCE
+            assert made.strategy.feed.endpoints == many
+            made.subscriber.sync(Pool(*(one.endpoint(f"default/pod-{index}") for index in range(many - 1))))
+            one.cache(A)
+            await until(lambda: all(made.report(slot).blocks for slot in range(many - 1)))
+            assert made.strategy.feed.endpoints == many - 1
+
+    run(body())
+
+
 def test_a_stream_that_breaks_is_opened_again_and_others_go_on(publisher, monkeypatch, caplog, run):
     monkeypatch.setattr(kv_subscriber, "REOPEN_S", 0.05)
 
