@@ -1,7 +1,7 @@
 """Asks the Kubernetes API server: bytes out, bytes in.
 
 The official client library brings the configuration (`access`), the connections and the credentials; its models are left alone,
-since validating a pod costs a hundred times as much as decoding the fields that are used (`objects`). So are its watches
+since making one of a pod costs thirty times what decoding the fields that are used does (`objects`). So are its watches
 (`reflector` has ours).
 
 What it protects from: answers and lines without end, a server that takes a connection and then says nothing, and a list of errors

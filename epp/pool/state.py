@@ -237,7 +237,8 @@ class PoolState:
         for slot, endpoint in enumerate(self._endpoints):
             if endpoint is not None:
                 address = _canonical(endpoint.address)
-                by_authority[join_host_port(address, endpoint.port)] = slot
+                same = address == endpoint.address
+                by_authority[endpoint.authority if same else join_host_port(address, endpoint.port)] = slot
                 by_address[address] = (*by_address.get(address, ()), slot)
                 self._store.role[slot] = endpoint.role
             self._store.live[slot] = endpoint is not None
