@@ -204,9 +204,9 @@ class Director:
         if body is None:
             return InferenceRequest(head=head, api=Api.PASSTHROUGH)
         request = self.parsers.parse(head, body)
-        if request.api is Api.PASSTHROUGH:
-            return request
         model, headers, rewrites = request.model, head.headers, self.objectives.rewrites
+        if not model and request.api is Api.PASSTHROUGH:
+            return request
         target, rewrite = headers.get(REWRITE_HEADERS[0]) or headers.get(REWRITE_HEADERS[1]) or model, ""
         if rewrites is not None:
             target, rewrite = rewrites.choose(model, self._random) or (target, "")
