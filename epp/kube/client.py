@@ -4,8 +4,8 @@ The official client library brings the configuration (`access`), the connections
 since making one of a pod costs thirty times what decoding the fields that are used does (`objects`). So are its watches
 (`reflector` has ours).
 
-What it protects from: answers and lines without end, a server that takes a connection and then says nothing, and a list of errors
-as long as the stack is deep: everything that can go wrong is an `ApiError`.
+What it protects from: answers and lines without end, a server that takes a connection and then says nothing, and the errors of four
+libraries: whatever goes wrong is an `ApiError`.
 """
 
 import asyncio
