@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from epp.config.sections import SlowStart
-from epp.errors import BadRequest, NoEndpoint, Overloaded, RequestError
+from epp.errors import NoEndpoint, Overloaded, RequestError
 from epp.model.decision import Decision, Outcome
 from epp.model.match import IntColumn, Match
 from epp.model.request import Api, InferenceRequest, RequestHead, prompt_tokens
@@ -32,8 +32,6 @@ from epp.scheduling.api import Detector, ProfileHandler, View
 from epp.scheduling.detectors.utilization import UtilizationDetector
 from epp.scheduling.profile import Profile
 
-REWRITE_HEADERS = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
-"""Asks for another model; the first that is not empty counts."""
 SHED_RETRY_AFTER_S = 1
 """When a request that was shed may come again: some ten readings of the endpoints later."""
 
@@ -200,21 +198,16 @@ class Director:
         self._observer.finished(decision, outcome, ttft_s=ttft_s, duration_s=now_s - decision.at_s)
 
     def _read(self, head: RequestHead, body: bytes | None) -> InferenceRequest:
-        """Return the parsed request, its model rewritten if a rule says so, else if a header asks for it."""
+        """Return the parsed request, with the model that it goes on with."""
         if body is None:
             return InferenceRequest(head=head, api=Api.PASSTHROUGH)
         request = self.parsers.parse(head, body)
-        model, headers, rewrites = request.model, head.headers, self.objectives.rewrites
-        if not model and request.api is Api.PASSTHROUGH:
+        if not request.model and request.api is Api.PASSTHROUGH:
             return request
-        target, rewrite = headers.get(REWRITE_HEADERS[0]) or headers.get(REWRITE_HEADERS[1]) or model, ""
-        if rewrites is not None:
-            target, rewrite = rewrites.choose(model, self._random) or (target, "")
-        if not target:
-            raise BadRequest("model not found in request body")
-        if target == model and not rewrite:
+        target, rewrite = self.objectives.target(request, self._random)
+        if target == request.model and not rewrite:
             return request
-        span = find_model_span(body) if target != model else None
+        span = find_model_span(body) if target != request.model else None
         return replace(request, target_model=target, rewrite=rewrite, model_span=span)
 
     def _admit(self, head: RequestHead, now_s: float) -> None:

@@ -7,16 +7,20 @@ process; the director reads it, and both attributes are replaced as a whole, bet
 
 from collections.abc import Mapping
 from enum import IntEnum
+from random import Random
 from typing import TypeVar
 
 from msgspec.structs import replace
 
 from epp.config.objectives import ModelRewrite, Objective
-from epp.model.request import RequestHead
+from epp.errors import BadRequest
+from epp.model.request import InferenceRequest, RequestHead
 from epp.objectives.rewrites import Rewrite, Rewrites, Rule, Target
 
 OBJECTIVE_HEADERS = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
 """Names an objective; the first that is not empty counts."""
+REWRITE_HEADERS = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
+"""Asks for another model; likewise."""
 
 T = TypeVar("T")
 
@@ -67,6 +71,25 @@ class Objectives:
         name = headers.get(OBJECTIVE_HEADERS[0]) or headers.get(OBJECTIVE_HEADERS[1])
         priority = self.priorities.get(name, 0) if name else 0
         return replace(head, priority=priority) if priority else head
+
+    def target(self, request: InferenceRequest, random: Random) -> tuple[str, str]:
+        """Return the model that a request goes on with, and the rewrite that chose it; empty when no rule did.
+
+        A rule that matches the model of the body comes before the header, and that before the model of the body.
+
+        Raises:
+            BadRequest: none of them names a model.
+
+        Cost: 0.2 us, and that of `Rewrites.choose` where there are rules.
+        """
+        found = self.rewrites.choose(request.model, random) if self.rewrites is not None else None
+        if found is not None:
+            return found
+        headers = request.head.headers
+        model = headers.get(REWRITE_HEADERS[0]) or headers.get(REWRITE_HEADERS[1]) or request.model
+        if not model:
+            raise BadRequest("model not found in request body")
+        return model, ""
 
 
 def _merged(lists: Mapping[Source, Mapping[str, T]]) -> dict[str, T]:
