@@ -17,6 +17,7 @@ from epp.parsers.select import PARSERS
 from epp.scheduling.api import Detector, Filter, Picker, Plugin, Producer, ProfileHandler, Scorer
 from epp.scheduling.detectors.utilization import UtilizationDetector
 from epp.scheduling.doubts import find_doubts
+from epp.scheduling.filters.label_selector import LabelSelectorFilter, contradiction
 from epp.scheduling.producers.prefix_chain import PrefixChainProducer
 from epp.scheduling.profile import Profile
 from epp.scheduling.profiles.single import SingleProfileHandler
@@ -54,7 +55,7 @@ class Plan:
     metrics_extractor: CoreMetricsExtractor = field(default_factory=CoreMetricsExtractor)
     tokenizer: TokenProducer | None = None
     """Present only if it names a tokenizer."""
-    paths: Mapping[str, str] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Where in the configuration each plugin's parameters stand, by name."""
     warnings: tuple[str, ...] = ()
 
@@ -74,13 +75,14 @@ def build(config: EndpointPickerConfig, registry: Registry) -> Plan:
         ConfigError: it cannot work; carries the path of the field that is in the way.
     """
     _check_strategy_parameters(config, registry)
-    short = {"token-producer": "strategy.tokenizer"} if config.strategy is not None and config.strategy.tokenizer else {}
+    short = {"prefix-chain-producer": "strategy", "token-producer": "strategy.tokenizer"} if config.strategy is not None else {}
     config = expand(config)
     builder = _Builder(config, registry)
     check_available(config)
     profiles = {spec.name: builder.profile(index, spec) for index, spec in enumerate(config.scheduling_profiles)}
     producers, default = builder.producers()
     tokenizer = builder.only(TokenProducer)
+    paths = {name: short.get(name, f"{path}.parameters") for name, path in builder.paths.items()}
     return Plan(
         config=builder.effective(),
         plugins=builder.plugins,
@@ -94,8 +96,8 @@ def build(config: EndpointPickerConfig, registry: Registry) -> Plan:
         metrics_source=builder.only(MetricsDataSource) or MetricsDataSource(),
         metrics_extractor=builder.only(CoreMetricsExtractor) or CoreMetricsExtractor(),
         tokenizer=tokenizer if tokenizer is not None and tokenizer.tokenizer else None,
-        paths={name: f"{path}.parameters" for name, path in builder.paths.items()} | short,
-        warnings=tuple(find_doubts(config, builder.plugins)),
+        paths=paths,
+        warnings=tuple(find_doubts(config, builder.plugins, paths)),
     )
 
 
@@ -161,6 +163,11 @@ class _Builder:
             match plugin:
                 case Filter():
                     filters.append((member.plugin_ref, plugin))
+                    if isinstance(plugin, LabelSelectorFilter) and (label := contradiction(filters)):
+                        message = (
+                            f"no endpoint can pass all filters up to here: they contradict each other about the label {label!r}"
+                        )
+                        raise ConfigError(message, f"{path}.plugins[{place}].pluginRef")
                 case Scorer():
                     scorers.append((member.plugin_ref, 1.0 if member.weight is None else member.weight, plugin))
                 case Picker():

@@ -1,4 +1,4 @@
-"""What a configuration holds that works but is likely not meant. `epp config check` shows it, `epp serve` logs it at start."""
+"""What a configuration holds that works but is likely not meant. `epp config check` shows it, `epp serve` logs it."""
 
 from collections.abc import Iterator, Mapping
 
@@ -8,16 +8,21 @@ from epp.config.expansion import PRODUCERS
 from epp.config.objectives import ModelRewrite
 from epp.scheduling.api import Detector, Filter, Picker, Plugin, Producer, Scorer
 from epp.scheduling.detectors.utilization import UtilizationDetector
+from epp.scheduling.filters.decode import DecodeFilter
+from epp.scheduling.filters.prefill import PrefillFilter
+from epp.scheduling.pickers.random import RandomPicker
+from epp.scheduling.producers.consistent_hash import ConsistentHashProducer
 from epp.scheduling.producers.prefix_chain import PrefixChainProducer
 from epp.scheduling.settings import TokenProducer
 
 
-def find_doubts(config: EndpointPickerConfig, plugins: Mapping[str, Plugin]) -> Iterator[str]:
+def find_doubts(config: EndpointPickerConfig, plugins: Mapping[str, Plugin], paths: Mapping[str, str]) -> Iterator[str]:
     """Yield one sentence for each, with the path.
 
     Args:
         config: expanded.
         plugins: what it comes to, by name.
+        paths: where their parameters stand, by name.
     """
     flow = config.flow_control
     if flow is not None and (flow.saturation_detector is None or flow != FlowControl(saturation_detector=flow.saturation_detector)):
@@ -26,22 +31,57 @@ def find_doubts(config: EndpointPickerConfig, plugins: Mapping[str, Plugin]) -> 
     yield from _unused(config, plugins)
     yield from _detectors(config, plugins)
     yield from _rewrites(config.model_rewrites)
+    yield from _never_asked(plugins, paths)
     accurate = [plugin.label for plugin in config.plugins if plugin.type == PRODUCERS["accurate"]]
     if accurate and not any(isinstance(plugin, TokenProducer) and plugin.tokenizer for plugin in plugins.values()):
         yield f"{accurate[0]}: there is no tokenizer, so it answers only for requests that carry token ids"
+    for name, plugin in plugins.items():
+        if isinstance(plugin, TokenProducer) and plugin.tokenizer and not accurate:
+            yield f"{paths[name]}: no strategy asks for token ids, so the tokenizer has no effect"
 
 
 def _profiles(config: EndpointPickerConfig, plugins: Mapping[str, Plugin]) -> Iterator[str]:
     for index, profile in enumerate(config.scheduling_profiles):
         path = f"schedulingProfiles[{index}]"
         weights = []
+        seen: list[Plugin] = []
         for place, member in enumerate(profile.plugins):
-            if isinstance(plugins[member.plugin_ref], Scorer):
+            plugin = plugins[member.plugin_ref]
+            if isinstance(plugin, Scorer):
                 weights.append(1.0 if member.weight is None else member.weight)
             elif member.weight is not None:
                 yield f"{path}.plugins[{place}].weight: has no effect, {member.plugin_ref!r} is not a scorer"
-        if weights and not any(weights):
-            yield f"{path}: all weights are 0, so that every endpoint is as good as any other"
+            if plugin in seen and isinstance(plugin, (Filter, Scorer)):
+                effect = "has no effect the second time" if isinstance(plugin, Filter) else "counts twice"
+                yield f"{path}.plugins[{place}]: {member.plugin_ref!r} {effect}"
+            seen.append(plugin)
+        yield from _weights(path, weights, drawn=any(isinstance(plugin, RandomPicker) for plugin in seen))
+        kinds = {type(plugin) for plugin in seen}
+        if {DecodeFilter, PrefillFilter} <= kinds:
+            yield f"{path}: keeps only endpoints that both decode and prefill"
+
+
+def _weights(path: str, weights: list[float], *, drawn: bool) -> Iterator[str]:
+    """Find scores that make no difference; `drawn`: the picker does not look at them."""
+    if drawn:
+        if any(weights):
+            yield f"{path}: random-picker does not look at scores, so the scorers have no effect"
+    elif not any(weights):
+        missing = "all weights are 0" if weights else "there is no scorer"
+        yield f"{path}: {missing}, so that every endpoint is as good as any other"
+    elif not all(weights):
+        yield f"{path}: a weight is 0, so that scorer has no effect"
+
+
+def _never_asked(plugins: Mapping[str, Plugin], paths: Mapping[str, str]) -> Iterator[str]:
+    """Find strategies of a chain that stand behind one that always knows an answer."""
+    for name, plugin in plugins.items():
+        if not isinstance(plugin, PrefixChainProducer):
+            continue
+        sure = next((member for member in plugin.chain if isinstance(plugins.get(member), ConsistentHashProducer)), "")
+        if sure and sure != plugin.chain[-1]:
+            place = plugin.chain.index(sure) + 1
+            yield f"{paths[name]}.chain[{place}]: is never asked, since {sure!r} before it always knows an answer"
 
 
 def _unused(config: EndpointPickerConfig, plugins: Mapping[str, Plugin]) -> Iterator[str]:

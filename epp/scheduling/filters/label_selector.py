@@ -1,6 +1,6 @@
 """`label-selector-filter`: keeps endpoints whose labels match a Kubernetes label selector."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -11,6 +11,9 @@ from epp.errors import ConfigError
 from epp.model.match import BoolColumn
 from epp.model.request import InferenceRequest
 from epp.scheduling.api import Filter, View
+
+_OTHER_VALUE = "\0"
+"""Stands for all values that nobody names."""
 
 
 class Requirement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
@@ -31,6 +34,23 @@ class Requirement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 return self.key in labels
             case "DoesNotExist":
                 return self.key not in labels
+
+
+def contradiction(filters: Iterable[tuple[str, Filter]]) -> str:
+    """Return a label about which the selectors among some filters want what no endpoint can have; empty when there is none."""
+    requirements: dict[str, list[Requirement]] = {}
+    for _, one in filters:
+        if isinstance(one, LabelSelectorFilter):
+            for requirement in one.requirements:
+                requirements.setdefault(requirement.key, []).append(requirement)
+    return next((key for key, wanted in requirements.items() if not _satisfiable(wanted)), "")
+
+
+def _satisfiable(wanted: Iterable[Requirement]) -> bool:
+    """Whether some value of one label, or its absence, satisfies all requirements."""
+    wanted = tuple(wanted)
+    values = {value for one in wanted for value in one.values} | {_OTHER_VALUE}
+    return any(all(one.holds(labels) for one in wanted) for labels in ({}, *({wanted[0].key: value} for value in values)))
 
 
 class LabelSelectorFilter(Filter, frozen=True):
@@ -59,6 +79,12 @@ class LabelSelectorFilter(Filter, frozen=True):
             # Holding on to the filter keeps its id from being given to another as long as the memo lives.
             known = view.snapshot.memo[id(self)] = (self, column)
         return view.take(known[1])
+
+    @property
+    def requirements(self) -> tuple[Requirement, ...]:
+        """All that is required, `matchLabels` included."""
+        exact = (Requirement(key=key, operator="In", values=(value,)) for key, value in self.match_labels.items())
+        return (*exact, *self.match_expressions)
 
     def selects(self, labels: Mapping[str, str]) -> bool:
         """Return whether a set of labels matches."""

@@ -222,6 +222,24 @@ def test_a_tokenizer():
             "there is one profile handler, not 2",
         ),
         ("plugins: [{type: metrics-data-source}, {type: metrics-data-source, name: b}]", "plugins[1]", "one of this type"),
+        *(
+            (
+                f"plugins: [{{type: label-selector-filter, parameters: {{{first}}}}}, "
+                f"{{type: label-selector-filter, name: second, parameters: {{{second}}}}}]",
+                "schedulingProfiles[0].plugins[1].pluginRef",
+                "they contradict each other about the label 'a'",
+            )
+            for first, second in (
+                ("matchLabels: {a: b}", "matchLabels: {a: c}"),
+                ("matchLabels: {a: b}", "matchExpressions: [{key: a, operator: In, values: [c, d]}]"),
+                ("matchLabels: {a: b}", "matchExpressions: [{key: a, operator: NotIn, values: [b]}]"),
+                ("matchLabels: {a: b}", "matchExpressions: [{key: a, operator: DoesNotExist}]"),
+                (
+                    "matchExpressions: [{key: a, operator: Exists}]",
+                    "matchLabels: {x: y}, matchExpressions: [{key: a, operator: DoesNotExist}]",
+                ),
+            )
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_with_its_place(text, path, message):
@@ -232,10 +250,31 @@ def test_what_cannot_work_is_refused_with_its_place(text, path, message):
 
 
 @pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("matchLabels: {a: b}", "matchLabels: {c: d}"),
+        ("matchLabels: {a: b}", "matchExpressions: [{key: a, operator: In, values: [b, c]}]"),
+        ("matchLabels: {a: b}", "matchExpressions: [{key: a, operator: NotIn, values: [c]}]"),
+        (
+            "matchExpressions: [{key: a, operator: NotIn, values: [b]}]",
+            "matchExpressions: [{key: a, operator: DoesNotExist}]",
+        ),
+        ("matchExpressions: [{key: a, operator: NotIn, values: [b]}]", "matchExpressions: [{key: a, operator: Exists}]"),
+    ],
+)
+def test_selectors_that_somebody_can_pass(first, second):
+    filters = (
+        f"{{type: label-selector-filter, name: {name}, parameters: {{{given}}}}}" for name, given in (("x", first), ("y", second))
+    )
+    assert len(plan_of(f"plugins: [{', '.join(filters)}]").profiles["default"].filters) == 2
+
+
+@pytest.mark.parametrize(
     ("text", "warning"),
     [
         (
-            "plugins: [{type: decode-filter}]\nschedulingProfiles: [{name: a, plugins: [{pluginRef: decode-filter, weight: 2}]}]",
+            "plugins: [{type: decode-filter}, {type: random-picker}]\n"
+            "schedulingProfiles: [{name: a, plugins: [{pluginRef: decode-filter, weight: 2}, {pluginRef: random-picker}]}]",
             "schedulingProfiles[0].plugins[0].weight: has no effect, 'decode-filter' is not a scorer",
         ),
         (
@@ -243,8 +282,48 @@ def test_what_cannot_work_is_refused_with_its_place(text, path, message):
             "schedulingProfiles[0]: all weights are 0, so that every endpoint is as good as any other",
         ),
         (
-            "plugins: [{type: queue-scorer}]\nschedulingProfiles: [{name: a}]",
+            "plugins: [{type: queue-scorer}, {type: random-picker}]\n"
+            "schedulingProfiles: [{name: a, plugins: [{pluginRef: random-picker}]}]",
             "plugins[0]: 'queue-scorer' is in no profile, so it has no effect",
+        ),
+        (
+            "plugins: [{type: queue-scorer}, {type: random-picker}]",
+            "schedulingProfiles[0]: random-picker does not look at scores, so the scorers have no effect",
+        ),
+        (
+            "plugins: [{type: decode-filter}]",
+            "schedulingProfiles[0]: there is no scorer, so that every endpoint is as good as any other",
+        ),
+        (
+            "plugins: [{type: queue-scorer}, {type: running-requests-size-scorer}]\n"
+            "schedulingProfiles: [{name: a, plugins: [{pluginRef: queue-scorer, weight: 0}, "
+            "{pluginRef: running-requests-size-scorer}]}]",
+            "schedulingProfiles[0]: a weight is 0, so that scorer has no effect",
+        ),
+        (
+            "plugins: [{type: decode-filter}, {type: decode-filter, name: again}, {type: queue-scorer}]",
+            "schedulingProfiles[0].plugins[1]: 'again' has no effect the second time",
+        ),
+        (
+            "plugins: [{type: queue-scorer}, {type: queue-scorer, name: again}]",
+            "schedulingProfiles[0].plugins[1]: 'again' counts twice",
+        ),
+        (
+            "plugins: [{type: decode-filter}, {type: prefill-filter}, {type: queue-scorer}]",
+            "schedulingProfiles[0]: keeps only endpoints that both decode and prefill",
+        ),
+        (
+            "strategy: {chain: [consistent-hash, approximate]}",
+            "strategy.chain[1]: is never asked, since 'consistent-hash-producer' before it always knows an answer",
+        ),
+        (
+            "plugins: [{type: consistent-hash-producer, name: h}, {type: approx-prefix-cache-producer, name: a},"
+            " {type: prefix-chain-producer, parameters: {chain: [h, a]}}, {type: prefix-cache-scorer}]",
+            "plugins[2].parameters.chain[1]: is never asked, since 'h' before it always knows an answer",
+        ),
+        (
+            "strategy: {chain: [approximate], tokenizer: {tokenizer: /t.json}}",
+            "strategy.tokenizer: no strategy asks for token ids, so the tokenizer has no effect",
         ),
         (
             "plugins: [{type: approx-prefix-cache-producer}, {type: consistent-hash-producer}, {type: prefix-cache-scorer}]",
