@@ -57,7 +57,7 @@ class Plan:
     """Present only if it names a tokenizer."""
     paths: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Where in the configuration each plugin's parameters stand, by name."""
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
     def path_of(self, plugin: Plugin) -> str:
         """Return where in the configuration a plugin's parameters stand; empty when it is in no list."""
