@@ -47,13 +47,14 @@ class Pump:
         options: bounds and defaults.
     """
 
-    __slots__ = ("_asked", "_cancel", "_director", "_outlet", "_session")
+    __slots__ = ("_asked", "_cancel", "_director", "_half_closed", "_outlet", "_session")
 
     def __init__(self, outlet: Outlet, director: Director, options: WireOptions = DEFAULTS) -> None:
         self._outlet = outlet
         self._director = director
         self._session = Session(options)
         self._asked = False
+        self._half_closed = False
         self._cancel: Callable[[], None] | None = None
 
     def receive(self, message: bytes) -> None:
@@ -65,6 +66,11 @@ class Pump:
             return
         if event is not None:
             self._advance(event)
+
+    def half_close(self) -> bool:
+        """The gateway has said all it will. From Envoy that means that the client has gone; others (NGINX) want the pick still."""
+        self._half_closed = True
+        return self._asked and not self._session.of_envoy
 
     def end(self) -> None:
         """The stream is over: give up what is waited for, and settle the account. Never raises."""
@@ -130,6 +136,8 @@ class Pump:
         self._asked = False
         self._cancel = None
         self._advance(Decided(answer) if isinstance(answer, Decision) else Refused(answer))
+        if self._half_closed:
+            self._outlet.close()
 
     def _give_up(self) -> None:
         cancel, self._cancel = self._cancel, None

@@ -56,6 +56,11 @@ class Session:
         """Where the request was sent, once it was."""
         return self.request.decision
 
+    @property
+    def of_envoy(self) -> bool:
+        """Whether the gateway says how bodies come, as Envoy does since 1.34 and as nobody else is known to."""
+        return self._modes_known
+
     def receive(self, event: Event) -> list[Action]:
         """Return what is to be done about `event`, in order. Never raises; after a `Reject` nothing is to be done any more."""
         if self._closed:

@@ -30,8 +30,15 @@ class StreamHandler(Protocol):
     def receive(self, message: bytes) -> None:
         """Take one message. May call the outlet at once or later."""
 
+    def half_close(self) -> bool:
+        """The peer has said all it will, and still listens.
+
+        Returns:
+            Whether the stream goes on: until the handler closes it, or the peer gives it up. If not, it ends with OK.
+        """
+
     def end(self) -> None:
-        """The stream is over: half-closed by the peer, cancelled, reset, or the server stops. Called exactly once."""
+        """The stream is over: ended by either side, cancelled, reset, or the server stops. Called exactly once."""
 
 
 Accept = Callable[[Outlet], StreamHandler]

@@ -143,7 +143,7 @@ class _Stream:
         try:
             handler = route.accept(self)
             try:
-                await self._carry(handler, lingers=route.lingers)
+                await self._carry(handler)
             finally:
                 self._over = True
                 handler.end()
@@ -156,7 +156,7 @@ class _Stream:
         if self._end is not None and self._end[0] is not grpc.StatusCode.OK:
             await self._context.abort(*self._end)
 
-    async def _carry(self, handler: StreamHandler, *, lingers: bool) -> None:
+    async def _carry(self, handler: StreamHandler) -> None:
         """Read and write until the peer has no more to say, or the stream has been ended and the queue is out.
 
         Raises:
@@ -164,7 +164,7 @@ class _Stream:
         """
         try:
             await self._read(handler)
-            if lingers and self._end is None:
+            if self._end is None and handler.half_close() and self._end is None:
                 await asyncio.get_running_loop().create_future()  # until the peer cancels or the handler ends the stream
             self._over = True
             self._reader = None

@@ -34,7 +34,7 @@ class HealthService:
         return {
             SERVICE + "Check": Route(accept=lambda outlet: _Unary(outlet, self._check)),
             SERVICE + "List": Route(accept=lambda outlet: _Unary(outlet, self._list)),
-            SERVICE + "Watch": Route(accept=self._watch, lingers=True),
+            SERVICE + "Watch": Route(accept=self._watch),
         }
 
     def close(self) -> None:
@@ -82,6 +82,9 @@ class _Unary:
             self._outlet.fail(INVALID_ARGUMENT, "not a request of the health service")
         self._outlet.close()
 
+    def half_close(self) -> bool:
+        return False
+
     def end(self) -> None:
         """Nothing to account for."""
 
@@ -110,6 +113,9 @@ class _Watch:
             return
         self._unwatch = self._service.state.watch(self._look)
         self._look()
+
+    def half_close(self) -> bool:
+        return True
 
     def end(self) -> None:
         self._unwatch()

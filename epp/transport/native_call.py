@@ -58,7 +58,7 @@ class Link(Protocol):
 class Call:
     """One call; a `model.stream.Outlet`."""
 
-    __slots__ = ("_answered", "_deadline", "_deframer", "_handler", "_held", "_id", "_lingers", "_link", "_over")
+    __slots__ = ("_answered", "_deadline", "_deframer", "_handler", "_held", "_id", "_link", "_over")
 
     def __init__(self, link: Link, stream_id: int) -> None:
         self._link = link
@@ -70,7 +70,6 @@ class Call:
         self._answered = False
         self._over = False
         """Nothing more is taken from the handler, nor given to it."""
-        self._lingers = False
         self._deadline: asyncio.TimerHandle | None = None
 
     # What the peer does.
@@ -83,7 +82,6 @@ class Call:
         fields = request.fields
         compressed = fields.get(b"grpc-encoding", b"identity") != b"identity"
         self._deframer = wire.Deframer(self._link.message_bytes_max, compressed=compressed)
-        self._lingers = route.lingers
         try:
             if b"grpc-timeout" in fields:
                 seconds = wire.timeout_s(fields[b"grpc-timeout"])
@@ -112,12 +110,18 @@ class Call:
             self._blame(error)
 
     def half_close(self) -> None:
-        """The peer has said all it will; that ends the call, unless its route says otherwise."""
+        """The peer has said all it will; that ends the call, unless its handler says otherwise."""
         if self._over:
             return
         if self._deframer is not None and not self._deframer.between_messages:
             self._end(wire.INTERNAL, "the last message is incomplete")
-        elif not self._lingers:
+            return
+        try:
+            goes_on = self._handler is not None and self._handler.half_close()
+        except Exception as error:  # noqa: BLE001 - as in `open`
+            self._blame(error)
+            return
+        if not goes_on and not self._over:
             self._over = True
             failed = self._settle()
             self._send_status(*((wire.INTERNAL, "internal error") if failed else (wire.OK, "")))

@@ -17,8 +17,6 @@ class Route:
     """Who answers the calls of one method. Unary or streaming makes no difference to gRPC's wire, nor here."""
 
     accept: Accept
-    lingers: bool = False
-    """The call goes on when the peer has half-closed it, until it is ended or cancelled: for a server that streams on its own."""
 
 
 Routes = Mapping[str, Route]

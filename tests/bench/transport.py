@@ -53,6 +53,9 @@ class Echo:
     def __init__(self, outlet: Outlet) -> None:
         self.receive = outlet.send
 
+    def half_close(self) -> bool:
+        return False
+
     def end(self) -> None:
         """Nothing to account for."""
 

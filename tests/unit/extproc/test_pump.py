@@ -467,6 +467,37 @@ def test_a_decision_that_comes_later_is_sent_then():
     assert stream.say(request_headers(), request_body(BODY, end=True), request_body(end=True)) == []
     director.release()
     assert streamed(stream.say()) == (BODY, [True])
+    assert not stream.outlet.closed
+
+
+def test_a_gateway_that_has_said_all_is_answered_all_the_same_and_then_the_stream_ends():
+    director = StubDirector()
+    director.hold()
+    stream = Stream(director)
+    stream.say(request_headers(modes=None), request_body(BODY, end=True))
+    assert stream.pump.half_close()
+    assert director.cancelled == 0
+    director.release()
+    assert streamed(stream.say()) == (BODY, [True])
+    assert stream.outlet.closed
+    assert stream.end().end == "released"
+
+
+def test_a_gateway_that_has_said_all_and_was_answered_ends_the_stream():
+    stream = Stream()
+    stream.say(request_headers(modes=None), request_body(BODY, end=True))
+    assert not stream.pump.half_close()
+    assert stream.end().end == "released"
+
+
+def test_an_envoy_that_has_said_all_while_we_decide_has_lost_its_client():
+    director = StubDirector()
+    director.hold()
+    stream = Stream(director)
+    stream.say(request_headers(), request_body(BODY, end=True))
+    assert not stream.pump.half_close()
+    stream.pump.end()
+    assert director.cancelled == 1
 
 
 # ---- errors

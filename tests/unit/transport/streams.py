@@ -25,11 +25,16 @@ class Recorder:
         self.outlet = outlet
         self.received: list[bytes] = []
         self.ends = 0
+        self.goes_on = False
+        """After the peer's half-close."""
         self._answer = answer or (lambda self, message: self.outlet.send(message))
 
     def receive(self, message: bytes) -> None:
         self.received.append(message)
         self._answer(self, message)
+
+    def half_close(self) -> bool:
+        return self.goes_on
 
     def end(self) -> None:
         self.ends += 1

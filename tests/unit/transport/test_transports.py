@@ -177,6 +177,43 @@ def test_an_idle_stream_can_be_ended_with_nothing_queued(serving, run, code):
     run(main())
 
 
+def test_a_handler_may_go_on_after_the_peers_half_close(serving, run):
+    async def main():
+        def answer(recorder, message):
+            recorder.goes_on = True
+            later(lambda: (recorder.outlet.send(b"late " + message), recorder.outlet.close()))
+
+        streams = Streams(answer)
+        async with serving(streams) as (_, port), calling(port) as open_stream:
+            call = open_stream()
+            await call.write(b"answer")
+            await call.done_writing()
+            assert await read_all(call) == [b"late answer"]
+            assert await call.code() is grpc.StatusCode.OK
+            await until(lambda: streams.all[0].ends == 1)
+
+    run(main())
+
+
+def test_a_peer_that_gives_up_after_its_half_close_is_heard(serving, run):
+    async def main():
+        def answer(recorder, _message):
+            recorder.goes_on = True
+
+        streams = Streams(answer)
+        async with serving(streams) as (_, port), calling(port) as open_stream:
+            call = open_stream()
+            await call.write(b"never answered")
+            await call.done_writing()
+            await until(lambda: bool(streams.all and streams.all[0].received))
+            await asyncio.sleep(0.05)
+            assert streams.all[0].ends == 0
+            call.cancel()
+            await until(lambda: streams.all[0].ends == 1)
+
+    run(main())
+
+
 @pytest.mark.parametrize("late", [True, False])
 def test_cancel_by_the_peer_ends_once(serving, run, late):
     def answer(stream: Recorder, message: bytes) -> None:
