@@ -18,13 +18,14 @@ COPY hack/build.lock hack/runtime.lock hack/
 RUN python -m venv /build \
  && /build/bin/pip install --require-hashes --requirement hack/build.lock \
  && python -m venv --without-pip /opt/epp \
- && python -m pip --python /opt/epp/bin/python install --require-hashes --only-binary :all: --requirement hack/runtime.lock
+ && python -m pip --python /opt/epp/bin/python install --no-compile --require-hashes --only-binary :all: --requirement hack/runtime.lock \
+ && find /opt/epp -type d -name tests -prune -exec rm -r {} +
 COPY pyproject.toml README.md LICENSE ./
 COPY epp epp
-# Compiled here, since nothing can be written where it runs.
+# Compiled here, since nothing can be written where it runs; but for the half of the Kubernetes client that is never imported.
 RUN /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
- && python -m pip --python /opt/epp/bin/python install --no-deps /wheels/*.whl \
- && /opt/epp/bin/python -m compileall -q /opt/epp
+ && python -m pip --python /opt/epp/bin/python install --no-compile --no-deps /wheels/*.whl \
+ && /opt/epp/bin/python -m compileall -q -x /site-packages/kubernetes/client/ /opt/epp
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="epp" \
