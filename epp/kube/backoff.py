@@ -46,6 +46,8 @@ class Backoff:
 
     def __init__(self, pace: Pace, random: Random) -> None:
         self.failures = 0
+        self._patient = True
+        """Whether the last failure was neither an expired version nor without a wait: only then may the next one be."""
         self._pace = pace
         self._random = random
 
@@ -65,7 +67,9 @@ class Backoff:
         retry_s = pace.retry_s * 2.0 ** min(self.failures - 1, 16) * self._spread()
         if error.status == NOT_FOUND:
             return min(retry_s, pace.absent_s)
-        if self.failures == 1 and (error.reason == CLOSED or error.status == GONE):
+        at_once = self._patient if error.status == GONE else error.reason == CLOSED and self.failures == 1
+        self._patient = not at_once and error.status != GONE
+        if at_once:
             return 0.0
         if error.reason == CLOSED:
             return min(retry_s, pace.closed_s_max)

@@ -44,6 +44,7 @@ def test_a_watch_that_ended_in_good_order_goes_on_at_once_but_not_again_and_agai
 
 def test_an_expired_version_is_listed_at_once_but_not_again_and_again():
     assert waits(EXPIRED, EXPIRED, EXPIRED) == pytest.approx([0, 0.4, 0.8])
+    assert waits(*[AWAY] * 6, EXPIRED)[-1] == 0, "after an outage too: the server answers"
 
 
 def test_what_does_not_exist_is_looked_for_ever_more_slowly():
