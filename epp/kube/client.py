@@ -11,6 +11,7 @@ libraries: whatever goes wrong is an `ApiError`.
 import asyncio
 import socket
 from collections.abc import AsyncGenerator
+from http import HTTPStatus
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlencode
@@ -243,7 +244,15 @@ def _refused(status: int, body: bytes, retry_after: str) -> ApiError:
     except (msgspec.DecodeError, UnicodeDecodeError):
         said = Status()
     wait_s = float(retry_after) if retry_after.isdecimal() else said.details.retry_after_s if said.details is not None else 0.0
-    return ApiError(status, said.reason or f"Http{status}", said.message[:MESSAGE_CHARS_MAX], retry_after_s=wait_s)
+    return ApiError(status, said.reason or _reason(status), said.message[:MESSAGE_CHARS_MAX], retry_after_s=wait_s)
+
+
+def _reason(status: int) -> str:
+    """Return what the API server calls a status that came without its `Status` object, from a proxy for instance."""
+    try:
+        return HTTPStatus(status).phrase.replace(" ", "").replace("-", "")
+    except ValueError:
+        return f"Status{status}"
 
 
 def _unanswered(error: Exception) -> ApiError:

@@ -256,13 +256,14 @@ class Reflector(Generic[T]):
         """Take note of why the server is not followed now."""
         if error.reason == CLOSED:
             return
-        self.errors[error.reason] += 1
         if error.status in {GONE, NOT_FOUND}:
             self._version = ""
+        if error.status == NOT_FOUND and (not self._objects or self._backoff.failures >= ABSENT_SURE):
+            self._miss()
+            return
+        self.errors[error.reason] += 1
         if error.status == GONE:
             _log.info("the watch has expired, listing again", extra={"path": self.path})
-        elif error.status == NOT_FOUND and (not self._objects or self._backoff.failures >= ABSENT_SURE):
-            self._miss()
         else:
             self.failing = error.reason
             if error.reason != self._complaint:

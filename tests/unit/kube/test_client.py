@@ -101,10 +101,11 @@ def test_send_sends_structs_as_json(ask):
         (refuses(403, "Forbidden"), 403, "Forbidden", "no", 0),
         (refuses(409, "Conflict", "x" * 5000), 409, "Conflict", "x" * client.MESSAGE_CHARS_MAX, 0),
         (refuses(500, "Timeout", retryAfterSeconds=3), 500, "Timeout", "no", 3),
-        (says(429, b"slow down", **{"Retry-After": "7"}), 429, "Http429", "", 7),
-        (says(429, b"slow down", **{"Retry-After": "Fri, 31 Dec 1999"}), 429, "Http429", "", 0),
-        (says(502, b"<html>\xff"), 502, "Http502", "", 0),
-        (says(404, b'{"code": "text"}'), 404, "Http404", "", 0),
+        (says(429, b"slow down", **{"Retry-After": "7"}), 429, "TooManyRequests", "", 7),
+        (says(429, b"slow down", **{"Retry-After": "Fri, 31 Dec 1999"}), 429, "TooManyRequests", "", 0),
+        (says(502, b"<html>\xff"), 502, "BadGateway", "", 0),
+        (says(599, b""), 599, "Status599", "", 0),
+        (says(404, b'{"code": "text"}'), 404, "NotFound", "", 0),
     ],
 )
 def test_what_the_server_refuses(error_of, script, status, reason, message, wait_s):
