@@ -1,13 +1,16 @@
 """The chart and the real Helm; and for what is installed for real, the control plane of `tests/kube`."""
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 
+from tests.chart.gke_definitions import DEFINITIONS
 from tests.chart.installed import Release
 from tests.chart.rendered import ROOT, Chart
+from tests.data_plane.rig import eventually
 from tests.kube.assets import Assets, find
 from tests.kube.conftest import namespace, pods, pytest_runtest_makereport, rig, servers
 
@@ -43,3 +46,15 @@ def promtool() -> str:
             pytest.fail(why, pytrace=False)
         pytest.skip(why)
     return done.stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def definitions(control_plane):
+    """What gateways, the Prometheus Operator and cert-manager bring; of Istio's only the one that the chart makes."""
+    control_plane.install("gateway-api", "prometheus", "cert-manager")
+    rules = [one for one in control_plane.assets.definitions("istio") if one["spec"]["names"]["plural"] == "destinationrules"]
+    for definition in (*rules, *DEFINITIONS):
+        control_plane.kubectl("apply", "--filename", "-", stdin=json.dumps(definition))
+        group, version = definition["spec"]["group"], definition["spec"]["versions"][0]["name"]
+        path = f"/apis/{group}/{version}/{definition['spec']['names']['plural']}"
+        eventually(lambda path=path: control_plane.api.answers(path), path)

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.chart.gke_definitions import DEFINITIONS
 from tests.chart.installed import Release, ask
 from tests.chart.rendered import ISSUED, NAME, NAMESPACE, RELEASE
 from tests.data_plane.rig import eventually
@@ -35,18 +34,6 @@ EVERYTHING = (
     ("gateway.provider=nginx-gateway-fabric", *ISSUED),
     ("gateway.provider=kgateway", "pool.failureMode=FailClose"),
 )
-
-
-@pytest.fixture(scope="module")
-def definitions(control_plane):
-    """What gateways, the Prometheus Operator and cert-manager bring; of Istio's only the one that the chart makes."""
-    control_plane.install("gateway-api", "prometheus", "cert-manager")
-    rules = [one for one in control_plane.assets.definitions("istio") if one["spec"]["names"]["plural"] == "destinationrules"]
-    for definition in (*rules, *DEFINITIONS):
-        control_plane.kubectl("apply", "--filename", "-", stdin=json.dumps(definition))
-        group, version = definition["spec"]["group"], definition["spec"]["versions"][0]["name"]
-        path = f"/apis/{group}/{version}/{definition['spec']['names']['plural']}"
-        eventually(lambda path=path: control_plane.api.answers(path), path)
 
 
 def test_the_api_server_accepts_every_object(chart, control_plane, definitions):
