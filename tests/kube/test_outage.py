@@ -70,6 +70,21 @@ def test_a_watch_that_has_expired_is_made_up_for(control_plane, namespace, pods,
     assert not sent.failed
 
 
+def test_a_pod_that_dies_while_the_api_server_is_away_is_found_out_by_its_silence(control_plane, namespace, pods, rig):
+    """Nobody says that it is gone. What was given to it fails, and a try now and then; the rest goes to the others."""
+    namespace.pool(labels=pods.labels, ports=pods.ports)
+    dies, *_ = pods.add(), pods.add(), pods.add()
+    with ExitStack() as stack:
+        link = stack.enter_context(Link(control_plane.port))
+        picker = stack.enter_context(rig.picker(namespace, kubeconfig=namespace.service_account(server=link.server)))
+        sent = stack.enter_context(traffic(stack.enter_context(rig.gateway(picker))))
+        eventually(lambda: len({one.server for one in sent.answers}) == 3, "all are used")
+        link.cut()
+        dies.kill()
+        sent.wait_for(200)
+    assert 0 < len(sent.failed) <= 8
+
+
 def test_a_picker_started_while_the_api_server_is_away(control_plane, namespace, pods, rig):
     namespace.pool(labels=pods.labels, ports=pods.ports)
     pod = pods.add()
