@@ -62,6 +62,13 @@ CRDS = (
         names=("inference.networking.k8s.io_inferencepools",),
     ),
     Crds(
+        name="legacy-pools",
+        module="sigs.k8s.io/gateway-api-inference-extension",
+        version="v1.0.0",  # has pools in both of their groups
+        directory="config/crd/bases",
+        names=("inference.networking.x-k8s.io_inferencepools",),
+    ),
+    Crds(
         name="objectives",
         module="sigs.k8s.io/gateway-api-inference-extension",
         version="v1.5.0",  # the last that has these two, in their first group
