@@ -48,8 +48,8 @@ class Release:
         self._values += values
         self._helm("upgrade", *self._values)
 
-    def rollback(self, revision: int) -> None:
-        self.namespace.helm("rollback", RELEASE, str(revision))
+    def rollback(self, revision: int, *flags: str) -> None:
+        self.namespace.helm("rollback", RELEASE, str(revision), *flags)
 
     def uninstall(self) -> None:
         self.namespace.helm("uninstall", RELEASE)

@@ -124,7 +124,9 @@ def test_a_changed_config_map_is_in_force_at_once(release, rig):
         release.namespace.kubectl("patch", "configmap", NAME, "--type", "json", "--patch", text)
         eventually(lambda: picker.metric("epp_config_up_to_date") == 0, "the broken one is refused", 2)
         eventually(lambda: "heavy" in release.namespace.kubectl("events", "--for", f"configmap/{NAME}"), "an Event says so")
-        release.rollback(1)
+        with pytest.raises(AssertionError, match="conflict"):
+            release.rollback(1)  # somebody else has changed it, says Helm 4
+        release.rollback(1, "--force-conflicts")
         eventually(lambda: weighs(picker) == "marginal-cost-scorer", "the rollback is in force", 2)
 
 
