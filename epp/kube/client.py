@@ -47,8 +47,9 @@ TOO_LARGE = "TooLarge"
 TRUNCATED = "Truncated"
 """A watch that ended in the middle of a line."""
 
-_KEEPALIVE = ((socket.SO_KEEPALIVE, 1), (socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
-"""Of a watch's connection: a server that vanished without a word is noticed in half a minute, not with the next bookmark."""
+_KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""Of a watch's connection, where the system has the option: a server that vanished without a word is noticed in half a minute, not
+with the next bookmark."""
 
 
 class _Details(msgspec.Struct, frozen=True):
@@ -233,8 +234,10 @@ def _keep_alive(answer: aiohttp.ClientResponse) -> None:
     transport = answer.connection.transport if answer.connection is not None else None
     peer = transport.get_extra_info("socket") if transport is not None else None
     if peer is not None:
-        for option, value in _KEEPALIVE:
-            peer.setsockopt(socket.SOL_SOCKET if option == socket.SO_KEEPALIVE else socket.IPPROTO_TCP, option, value)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE.items():
+            if hasattr(socket, option):
+                peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 def _refused(status: int, body: bytes, retry_after: str) -> ApiError:

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import socket
 from itertools import pairwise
 
 import msgspec
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -128,8 +130,6 @@ def test_a_server_that_is_not_there(monkeypatch, tmp_path, unused_port):
 
 @pytest.fixture
 def unused_port():
-    import socket
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
@@ -167,6 +167,22 @@ def test_a_stream_says_at_once_that_it_has_begun(ask):
         await stream.aclose()
 
     ask(check, watches=[silence])
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_the_kernel_watches_over_a_quiet_stream(monkeypatch, tmp_path, run):
+    async def main():
+        async with asyncio.timeout(20), serving(monkeypatch, tmp_path, lists=EMPTY, watches=[silence]) as (_, api):
+            answers, keep_alive = [], client._keep_alive
+            monkeypatch.setattr(client, "_keep_alive", lambda answer: (keep_alive(answer), answers.append(answer)))
+            stream = api.stream("/x", watch="1")
+            await anext(stream)
+            peer = answers[0].connection.transport.get_extra_info("socket")
+            assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
+            await stream.aclose()
+
+    run(main())
 
 
 @pytest.mark.parametrize(
