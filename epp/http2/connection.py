@@ -49,7 +49,7 @@ class Connection:
     # What comes from the peer.
 
     def receive(self, data: bytes, now: float) -> list[Event]:
-        """Return what the peer's bytes come to."""
+        """Return what the peer's bytes come to, or some of them: see `more`."""
         if self.closed:
             return []
         self._out.now = now
@@ -58,6 +58,11 @@ class Connection:
         except Http2Error as error:
             self._close(error.code, error.message)
         return self._events()
+
+    @property
+    def more(self) -> bool:
+        """Whether frames are left: `receive` is to be called again, without bytes, once other connections had their turn."""
+        return self._in.more and not self.closed
 
     def tick(self, now: float) -> list[Event]:
         """Return what time alone has brought about; to be called about once a second."""

@@ -67,7 +67,8 @@ class Inflow:
     """
 
     __slots__ = ("_block", "_empty_left", "_give_credit", "_greeted", "_headers", "_idle_left", "_limits", "_now", "_out",
-                 "_pings_left", "_resets_left", "_rest", "_settings_left", "_streams", "_window", "events", "settled")  # fmt: skip
+                 "_pings_left", "_resets_left", "_rest", "_settings_left", "_streams", "_window", "events", "more",
+                 "settled")  # fmt: skip
 
     def __init__(self, limits: Limits, streams: Streams, out: Outflow, *, give_credit: Callable[[Stream], None]) -> None:
         self._limits = limits
@@ -76,7 +77,9 @@ class Inflow:
         self._give_credit = give_credit
         self._headers = HeaderReader(limits.header_list_bytes_max)
         self._rest = b""
-        """The beginning of a frame."""
+        """The beginning of a frame, and after `frames_at_once` of them all that is left."""
+        self.more = False
+        """There may be whole frames left."""
         self._greeted = False
         """The preface has been read."""
         self.settled = False
@@ -119,17 +122,20 @@ class Inflow:
         return len(PREFACE) if self._greeted else 0
 
     def _read_frames(self, data: bytes, at: int) -> int:
-        """Handle every whole frame of `data` from `at` on; return where the first incomplete one begins."""
+        """Handle the whole frames of `data` from `at` on, `frames_at_once` at most; return where the next one begins."""
+        self.more = False
         if not self._greeted:
             return 0
         unpack, end, size_max = HEADER.unpack_from, len(data), self._limits.frame_bytes_max
-        while end - at >= HEADER_BYTES:
+        for _ in range(self._limits.frames_at_once):
+            if end - at < HEADER_BYTES:
+                return at
             high, low, kind, flags, stream_id = unpack(data, at)
             size = high << 16 | low
             if size > size_max:
                 raise Http2Error("frame too large", Code.FRAME_SIZE_ERROR)
             if end - at < HEADER_BYTES + size:
-                break
+                return at
             at += HEADER_BYTES
             try:
                 self._read_frame(kind, flags, stream_id & STREAM_BITS, data[at : at + size])
@@ -138,6 +144,7 @@ class Inflow:
                     raise
                 self._break(error)
             at += size
+        self.more = at < end
         return at
 
     def _read_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:

@@ -23,7 +23,10 @@ class Limits:
     """The bounds of one connection. Sizes in bytes, times in seconds."""
 
     streams_max: int = 10_000
-    """Streams at once, announced. Beyond: REFUSED_STREAM, which means that nothing was done and a retry is safe (8.7)."""
+    """Streams at once, announced. Beyond: REFUSED_STREAM, which means that nothing was done and a retry is safe (8.7). Envoy opens
+    streams before it has heard of the limit, and makes a 500 of every one refused; so it is high."""
+    frames_at_once: int = 128
+    """Frames read at once; what else has come waits until the other connections had their turn."""
     header_list_bytes_max: int = 65_536
     """A request's headers, decoded; announced. Beyond: ENHANCE_YOUR_CALM."""
     header_block_bytes_max: int = 65_536

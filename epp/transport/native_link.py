@@ -7,6 +7,7 @@ anything else at the end of the turn. A socket that takes no more is not written
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import assert_never, cast
 
 from epp.http2.connection import Connection
@@ -24,6 +25,8 @@ LAST_CALL = b"epp stop"
 """Payloads of our PINGs: a sign of life wanted; and, after the first GOAWAY, word that it has arrived."""
 LAST_CALL_S = 1.0
 """A peer that does not answer the latter gets its second GOAWAY after this."""
+CUT_AT_ONCE = 256
+"""Calls of a lost connection that end in one turn of the loop."""
 LINGER_S = 2.0
 """What a connection that is being closed has for its last bytes."""
 
@@ -43,8 +46,8 @@ class Shared:
 class Link(asyncio.Protocol):
     """A connection and its calls."""
 
-    __slots__ = ("_calls", "_closing_at", "_heard", "_loop", "_paused_at", "_refused", "_shared", "_socket", "_stopping", "_turn",
-                 "http2", "inbound", "message_bytes_max", "outlet_bytes_max", "queued_bytes_max")  # fmt: skip
+    __slots__ = ("_calls", "_closing_at", "_heard", "_loop", "_lost", "_paused_at", "_refused", "_shared", "_socket", "_stopping",
+                 "_turn", "http2", "inbound", "message_bytes_max", "outlet_bytes_max", "queued_bytes_max")  # fmt: skip
 
     def __init__(self, shared: Shared) -> None:
         options = shared.options
@@ -63,6 +66,8 @@ class Link(asyncio.Protocol):
         """Somebody will write before this turn of the loop is over."""
         self._paused_at: float | None = None
         self._closing_at: float | None = None
+        self._lost = False
+        """The socket is gone."""
         self._stopping = False
         """Both GOAWAY have been said; the connection closes with its last stream."""
 
@@ -88,6 +93,9 @@ class Link(asyncio.Protocol):
         for event in self.http2.receive(data, now):
             self._handle(event)
         self._flush()
+        if self.http2.more and not self._socket.is_closing():
+            self._socket.pause_reading()
+            self._loop.call_soon(self._read_on)
 
     def pause_writing(self) -> None:
         """The socket takes no more."""
@@ -100,11 +108,8 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature; the reason changes nothing
         """Tell the handlers."""
+        self._lost = True
         self._cut_all()
-        shared = self._shared
-        shared.links.discard(self)
-        if not shared.links:
-            shared.gone.set()
 
     # What calls and the server call.
 
@@ -152,6 +157,12 @@ class Link(asyncio.Protocol):
         self._socket.abort()
 
     # The rest.
+
+    def _read_on(self) -> None:
+        """Go on with what the last read left, now that the other connections had their turn."""
+        if not self._socket.is_closing():
+            self._socket.resume_reading()
+            self.data_received(b"")
 
     def _handle(self, event: Event) -> None:
         match event:
@@ -212,9 +223,16 @@ class Link(asyncio.Protocol):
             call.cut()
 
     def _cut_all(self) -> None:
-        for call in tuple(self._calls.values()):
-            call.cut()
+        """Tell the handlers, in as many turns of the loop as that takes; a lost connection is forgotten after the last."""
         self._refused.clear()
+        for call in tuple(islice(self._calls.values(), CUT_AT_ONCE)):
+            call.cut()
+        if self._calls:
+            self._loop.call_soon(self._cut_all)
+        elif self._lost:
+            self._shared.links.discard(self)
+            if not self._shared.links:
+                self._shared.gone.set()
 
     def _closed(self, event: ConnectionClosed) -> None:
         """The connection is over, by the peer's mistake or by age; what is left of the output says why."""
@@ -239,7 +257,7 @@ class Link(asyncio.Protocol):
     def _flush(self) -> None:
         """Write what there is, a bounded piece a turn; close when that was the last."""
         self._turn = False
-        if self._paused_at is None:
+        if self._paused_at is None and not self._lost:
             output = self.http2.take()
             if output:
                 self._socket.write(output)

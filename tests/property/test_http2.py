@@ -15,11 +15,11 @@ from epp.http2 import frames
 from epp.http2.connection import Connection
 from epp.http2.events import ConnectionClosed, DataReceived, RequestReceived, StreamEnded, StreamReset
 from epp.http2.limits import Limits
-from tests.unit.http2.peers import OK, REQUEST, TRAILERS, H2Peer, RawPeer
+from tests.unit.http2.peers import OK, REQUEST, TRAILERS, H2Peer, RawPeer, hear
 
 CORPUS = Path(__file__).parents[1] / "data" / "http2"
 """A sample, by size, of the inputs that `hack/fuzz_http2.py` kept."""
-SMALL = Limits(stream_window=2_000, connection_window=70_000, unread_bytes_max=3_000, output_bytes_max=3_000)
+SMALL = Limits(stream_window=2_000, connection_window=70_000, unread_bytes_max=3_000, output_bytes_max=3_000, frames_at_once=3)
 
 ACTIONS = st.one_of(
     st.tuples(st.just("open"), st.booleans()),
@@ -137,10 +137,10 @@ def conversation() -> bytes:
 @given(st.lists(st.integers(0, 700), max_size=8).map(sorted))
 def test_any_cut_of_the_bytes_gives_the_same_events(places):
     data = conversation()
-    whole = Connection(Limits(), 0.0).receive(data, 0.0)
+    whole = hear(Connection(Limits(), 0.0), data)
     server = Connection(Limits(), 0.0)
     pieces = [data[start:stop] for start, stop in zip([0, *places], [*places, len(data)], strict=True)]
-    assert [event for piece in pieces for event in server.receive(piece, 0.0)] == whole
+    assert [event for piece in pieces for event in hear(server, piece)] == whole
     kinds = [type(event) for event in whole]
     assert kinds == [RequestReceived, DataReceived, RequestReceived, DataReceived, RequestReceived, StreamReset, StreamEnded]
 
@@ -174,7 +174,7 @@ def feed(data: bytes, rng: random.Random) -> Connection:
     while data:
         cut = rng.randint(1, 400)
         piece, data = data[:cut], data[cut:]
-        for event in server.receive(piece, rng.random()):
+        for event in hear(server, piece, rng.random()):
             if isinstance(event, RequestReceived):
                 server.headers(event.stream_id, OK)
                 server.data(event.stream_id, bytes(rng.randrange(5_000)))

@@ -193,6 +193,25 @@ def test_pings_are_answered_and_our_own_come_back():
     assert peer.send(frames.ping(b"abcdefgh", ack=True)) == [PingAnswered(b"abcdefgh")]
 
 
+def test_frames_are_read_some_at_a_time_and_none_is_lost():
+    peer = RawPeer(Limits(frames_at_once=4))
+    payloads = [bytes([i] * 8) for i in range(10)]
+    data = b"".join(frames.ping(payload, ack=True) for payload in payloads)
+    received = [peer.server.receive(data[:-5], 0.0)]
+    while peer.server.more:
+        received.append(peer.server.receive(b"", 0.0))
+    received.append(peer.server.receive(data[-5:], 0.0))
+    assert [len(events) for events in received] == [4, 4, 1, 1]
+    assert [event.payload for events in received for event in events] == payloads
+
+
+def test_nothing_more_is_read_after_a_mistake():
+    peer = RawPeer(Limits(frames_at_once=2))
+    events = peer.server.receive(frames.ping(bytes(8)) + frames.ping(bytes(7)) + frames.ping(bytes(8)), 0.0)
+    assert closed_with(events) is Code.FRAME_SIZE_ERROR
+    assert not peer.server.more
+
+
 def test_unknown_frames_settings_and_flags_are_ignored():
     peer = RawPeer()
     assert peer.send(frames.frame(0x42, 0xFF, 7, b"x"), frames.settings({0x99: 5}), frames.frame(PRIORITY, 0, 9, bytes(5))) == []

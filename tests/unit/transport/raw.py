@@ -86,6 +86,10 @@ class RawClient:
         """Put bytes on the wire that the library would not."""
         self._writer.write(data)
 
+    def abort(self) -> None:
+        """Leave without a word."""
+        self._writer.transport.abort()
+
     async def read(self) -> None:
         """Take what has come, once."""
         data = await self._reader.read(1 << 20)
@@ -152,4 +156,4 @@ async def raw_client(port: int, context: ssl.SSLContext | None = None, **setting
     try:
         yield client
     finally:
-        writer.transport.abort()
+        client.abort()

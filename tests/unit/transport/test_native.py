@@ -14,7 +14,7 @@ from epp.transport.base import TransportOptions
 from epp.transport.native import NativeTransport
 from epp.transport.tls import TlsOptions
 from tests.unit.transport.conftest import CARRIERS
-from tests.unit.transport.raw import framed, raw_client
+from tests.unit.transport.raw import GRPC, framed, raw_client
 from tests.unit.transport.streams import Recorder, Streams, until
 
 
@@ -174,6 +174,54 @@ def test_all_that_one_turn_brings_about_is_one_write(serving, run, monkeypatch):
             client.flush()
             await client.until(lambda: all(client.answers[stream].body for stream in streams))
         assert len(writes) <= 3, "one for each read at most, not one for each stream"
+
+    run(main())
+
+
+def test_a_peer_with_much_to_say_does_not_hold_up_the_others(serving, run):
+    """By count: of the streams that one peer opens at once, many come after one that another opens when the first have come."""
+
+    async def main():
+        streams = Streams()
+        async with serving(streams) as (_, port), raw_client(port) as busy, raw_client(port) as other:
+            for client in (busy, other):
+                await client.until(lambda client=client: client.h2.remote_settings.max_concurrent_streams == 10_000)
+            for _ in range(2_000):
+                busy.h2.send_headers(busy.h2.get_next_available_stream_id(), list(GRPC.items()))
+            busy.flush()
+            async with asyncio.timeout(10):
+                while not streams.all:  # noqa: ASYNC110 - the very next turn is meant
+                    await asyncio.sleep(0)
+            other.send(other.open(), framed(b"me"))
+            await until(lambda: len(streams.all) == 2_001)
+            await until(lambda: any(stream.received for stream in streams.all))
+            place = next(i for i, stream in enumerate(streams.all) if stream.received)
+            assert place < 1_000
+
+    run(main())
+
+
+def test_a_connection_lost_ends_thousands_of_streams_though_not_all_at_once(serving, run):
+    """Those that have not heard of it yet may go on sending."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        streams = Streams()
+        first: list[int] = []
+        async with serving(streams) as (_, port), raw_client(port) as client:
+            for _ in range(2_000):
+                client.h2.send_headers(client.h2.get_next_available_stream_id(), list(GRPC.items()))
+            client.flush()
+            await until(lambda: len(streams.all) == 2_000)
+
+            def look(*_) -> None:
+                first.append(sum(stream.ends for stream in streams.all))
+                streams.all[-1].outlet.send(b"to nobody")
+
+            streams.all[0].end = lambda: loop.call_soon(look)
+            client.abort()
+            await until(lambda: [stream.ends for stream in streams.all[1:]] == [1] * 1_999)
+            assert 0 < first[0] <= 2 * native_link.CUT_AT_ONCE
 
     run(main())
 
