@@ -9,7 +9,7 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
@@ -40,7 +40,7 @@ from epp.telemetry.health import Fact, HealthState
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.observers import Observers
 from epp.telemetry.sheets import DecisionRing
-from epp.telemetry.state_metrics import Sources
+from epp.telemetry.state_metrics import Sources, Watched
 from epp.transport.base import Transport
 
 log = logging.getLogger(__name__)
@@ -123,6 +123,7 @@ class Picker:
         self._live_config = LiveConfig(self.controller, self.assembly.parking)
         self._cluster = self._make_cluster()
         self._discovery = self._make_discovery()
+        self.health.on_remark(sources.remarks)
         self._stop = asyncio.Event()
         self._main = _current_task()
 
@@ -250,13 +251,19 @@ class Picker:
             },
         )
 
+    def _watched(self) -> Iterator[Watched]:
+        """Yield how everything is followed in the API server."""
+        if self._cluster is not None:
+            yield from self._cluster.watched()
+        yield from self._config_sources.watched()
+
     def _sources(self) -> Sources:
         return Sources(
             snapshot=self.pool.snapshot,
             clock=time.monotonic,
             strategies=lambda: tuple(self.assembly.strategies.driven.values()),
             config=self._live_config.state,
-            watched=self._cluster.watched if self._cluster is not None else tuple,
+            watched=self._watched,
             pool_name=self._options.pool_name,
             saturation=self.assembly.director.saturation,
             poll_errors=lambda: {cause.value: count for cause, count in self.assembly.poller.errors.items()},

@@ -16,6 +16,7 @@ from epp.kube.client import Api
 from epp.kube.objectives import ObjectiveWatch
 from epp.kube.objects import PoolRef
 from epp.kube.reflector import Reflector
+from epp.kube.standing import remark, standing
 from epp.objectives.objectives import Objectives
 from epp.telemetry.state_metrics import Watched
 
@@ -64,23 +65,11 @@ class Cluster:
 
     def watched(self) -> Iterator[Watched]:
         """Yield how everything is followed, for the series."""
-        for one in self._watches():
-            yield Watched(
-                resource=one.resource,
-                synced=one.synced,
-                failing=bool(one.failing),
-                objects=len(one.objects),
-                last_contact_s=one.last_contact_s,
-                lists=one.lists,
-                errors=one.errors,
-            )
+        yield from map(standing, self._watches())
 
     def remarks(self) -> Iterator[str]:
         """Yield what is amiss, for whoever asks whether we are ready: what cannot be followed, and since when."""
-        for one in self._watches():
-            if one.failing:
-                known = f"as they were {self._clock() - one.last_contact_s:.0f} s ago" if one.synced else "not known at all"
-                yield f"the API server cannot be followed ({one.failing}): {one.resource} are {known}"
+        yield from filter(None, (remark(one, self._clock()) for one in self._watches()))
 
     async def _discover(self) -> None:
         """Look for endpoints, which makes us ready, when it is known what is asked of requests to them."""

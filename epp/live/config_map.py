@@ -82,8 +82,15 @@ class ConfigMapSource:
         """Of the object that was last seen; empty before the first."""
         self.has_text = False
         """Whether the API server has a configuration for us, as far as we know."""
-        self._clock = clock
-        self._random = random
+        self.watch = Reflector(
+            self.api,
+            ref.collection,
+            ConfigMap,
+            field_selector=f"metadata.name={ref.name}",
+            changed=self._changed,
+            clock=clock,
+            random=random,
+        )
         self._found: ConfigMap | None = None
         self._news = asyncio.Event()
 
@@ -123,17 +130,8 @@ class ConfigMapSource:
 
     async def run(self, take: Taker) -> None:
         """Offer the text of every change, the first included, until cancelled; of several at once the last."""
-        reflector = Reflector(
-            self.api,
-            self.ref.collection,
-            ConfigMap,
-            field_selector=f"metadata.name={self.ref.name}",
-            changed=self._changed,
-            clock=self._clock,
-            random=self._random,
-        )
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(reflector.run(), name=f"watch of {self.ref}")
+            tasks.create_task(self.watch.run(), name=f"watch of {self.ref}")
             while True:
                 await self._news.wait()
                 self._news.clear()

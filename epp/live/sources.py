@@ -1,6 +1,6 @@
 """Where the configuration comes from, as the flags say: a text, a file, a ConfigMap, or the latter two."""
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from random import Random
 from time import monotonic
 from types import TracebackType
@@ -8,10 +8,12 @@ from typing import Any, Self
 
 from epp.flags import ServeOptions
 from epp.kube.access import own_namespace
+from epp.kube.standing import remark, standing
 from epp.live.config_file import ConfigFile
 from epp.live.config_map import ConfigMapRef, ConfigMapSource
 from epp.live.controller import Controller
 from epp.live.kube_events import KubeEvents
+from epp.telemetry.state_metrics import Watched
 
 
 class ConfigSources:
@@ -72,6 +74,16 @@ class ConfigSources:
             controller.tell(events.tell)
             jobs |= {"ConfigMap": self._map.run(controller), "events": events.run()}
         return jobs
+
+    def watched(self) -> Iterator[Watched]:
+        """Yield how the ConfigMap is followed, for the series."""
+        if self._map is not None and self._watched:
+            yield standing(self._map.watch)
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what is amiss with that, for whoever asks whether we are ready."""
+        if self._map is not None and (amiss := remark(self._map.watch, monotonic())):
+            yield amiss
 
     def _overruled(self) -> bool:
         return self._map is not None and self._map.has_text

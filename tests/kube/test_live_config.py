@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from epp.cli import main
+from tests.data_plane.clients import request
 from tests.data_plane.rig import PickerProcess, eventually
 from tests.kube.namespace import Namespace
 from tests.kube.pods import Pod
@@ -148,8 +149,9 @@ def test_a_mounted_file_that_is_behind_the_config_map_is_not_listened_to(namespa
 
 def test_an_api_server_that_is_away_changes_nothing_and_what_it_missed_comes(control_plane, namespace, rig, pool, configured):
     with rig.picker(namespace, config=None, flags=configured.flags) as picker:
+        assert 'resource="configmaps"' in request(picker, "GET", "/metrics").body.decode()
         control_plane.stop_api()
-        time.sleep(1.0)
+        eventually(lambda: any("configmaps are as they were" in one for one in picker.page("/readyz")["remarks"]), "it is said")
         assert strategy(picker) == "approximate"
         control_plane.start_api()
         configured.apply(HASH)
