@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import grpc
 from cryptography import x509
@@ -141,15 +142,26 @@ def _context(pair: tuple[bytes, bytes], version: ssl.TLSVersion) -> ssl.SSLConte
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION  # RFC 9113 section 9.2.1
     context.set_ciphers(CIPHERS)
     context.set_alpn_protocols(["h2"])
-    with _in_memory(b"".join(pair)) as path:
+    with _as_file(b"".join(pair)) as path:
         context.load_cert_chain(path)
     return context
 
 
 @contextmanager
-def _in_memory(content: bytes) -> Iterator[str]:
-    """Yield the path of a file that is on no disk: `ssl` takes certificates from files only, and a key should not be copied."""
-    descriptor = os.memfd_create("pair", os.MFD_CLOEXEC)
+def _as_file(content: bytes) -> Iterator[str]:
+    """Yield the path of a file: `ssl` takes certificates from nothing else.
+
+    A key should not be copied to a disk, so the file is in memory where the system has such; else in a private directory, gone
+    after use.
+    """
+    try:
+        descriptor = os.memfd_create("pair", os.MFD_CLOEXEC)
+    except (AttributeError, OSError):  # not Linux; or a sandbox that forbids it
+        with TemporaryDirectory(prefix="epp-") as directory:  # 0700
+            path = Path(directory) / "pair"
+            path.write_bytes(content)
+            yield str(path)
+        return
     try:
         os.write(descriptor, content)
         yield f"/proc/self/fd/{descriptor}"

@@ -1,6 +1,8 @@
 import asyncio
 import logging
+import os
 import ssl
+import tempfile
 from pathlib import Path
 
 import grpc
@@ -10,9 +12,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from epp.errors import ConfigError
+from epp.transport.native import NativeTransport
 from epp.transport.routes import PROCESS_METHOD
 from epp.transport.tls import CertificateFiles, TlsOptions, check_min_version, self_signed, server_context, server_credentials
-from tests.unit.transport.streams import Streams
+from tests.unit.transport.streams import Streams, serving_with
 
 
 def write_pair(directory: Path, pair: tuple[bytes, bytes]) -> None:
@@ -52,6 +55,34 @@ def test_the_default_is_a_self_signed_certificate_and_http2(serving, run, versio
             assert isinstance(certificate.public_key(), ec.EllipticCurvePublicKey)
 
     run(main())
+
+
+def forbidden(*_: object) -> int:
+    raise PermissionError
+
+
+@pytest.mark.parametrize("how", ["missing", "forbidden"])
+def test_where_no_file_can_be_in_memory_a_private_one_is_removed(monkeypatch, tmp_path, how):
+    modes: list[int] = []
+    load = ssl.SSLContext.load_cert_chain
+
+    def looking(context: ssl.SSLContext, path: str) -> None:
+        modes.append(Path(path).parent.stat().st_mode & 0o777)
+        load(context, path)
+
+    async def main():
+        async with serving_with(NativeTransport, Streams(), tls=TlsOptions()) as (_, port):
+            assert (await handshake(port))[0] == "h2"
+
+    if how == "missing":
+        monkeypatch.delattr(os, "memfd_create")
+    else:
+        monkeypatch.setattr(os, "memfd_create", forbidden)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", looking)
+    asyncio.run(main())
+    assert modes == [0o700]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
