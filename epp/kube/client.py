@@ -9,7 +9,10 @@ libraries: whatever goes wrong is an `ApiError`.
 """
 
 import asyncio
+import logging
+import math
 import socket
+import time
 from collections.abc import AsyncGenerator
 from http import HTTPStatus
 from types import TracebackType
@@ -19,7 +22,7 @@ from urllib.parse import urlencode
 import aiohttp
 import msgspec
 
-from epp.errors import ApiError
+from epp.errors import ApiError, ConfigError
 from epp.kube.access import load_access
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
 IDLE_S = 90.0
 """Longest silence of a watch. The server sends a bookmark about once a minute."""
+RENEWAL_S = 60.0
+"""Least time between two readings of the configuration because it seems to be out of date."""
 ANSWER_BYTES_MAX = 64 << 20
 """Longest answer, decompressed. A page of a list is 100 objects of rarely more than 20 kB."""
 LINE_BYTES_MAX = 8 << 20
@@ -50,6 +55,9 @@ TRUNCATED = "Truncated"
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 """Of a watch's connection, where the system has the option: a server that vanished without a word is noticed in half a minute, not
 with the next bookmark."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class _Details(msgspec.Struct, frozen=True):
@@ -103,6 +111,9 @@ class Lines:
 class Api:
     """The API server. An asynchronous context manager: the connections live as long as it does.
 
+    Tokens are read again before they are old (`access`). When a certificate or a token is not believed, theirs or ours, the whole
+    configuration is: authorities are replaced while a picker runs.
+
     Args:
         timeout_s: longest wait for a whole answer.
         idle_s: longest silence of a stream.
@@ -114,6 +125,10 @@ class Api:
         self._whole = aiohttp.ClientTimeout(total=timeout_s, sock_connect=connect_s)
         self._endless = aiohttp.ClientTimeout(sock_connect=connect_s, sock_read=idle_s)
         self._client: ApiClient | None = None
+        self._former: ApiClient | None = None
+        """The one before, which may be in use still."""
+        self._doubted = False
+        self._read_s = -math.inf
 
     async def __aenter__(self) -> Self:
         """Read the configuration; nothing is asked yet.
@@ -121,17 +136,14 @@ class Api:
         Raises:
             ConfigError: there is no Kubernetes to be found, or its configuration cannot be used.
         """
-        configuration = await load_access()
-        from kubernetes.aio.client import ApiClient  # noqa: PLC0415
-
-        self._client = ApiClient(configuration)
-        self._client.user_agent = "epp"
+        await self._connect()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Close the connections."""
-        if self._client is not None:
-            await self._client.close()
+        for client in (self._client, self._former):
+            if client is not None:
+                await client.close()
 
     async def get(self, path: str, **query: str | int) -> bytes:
         """Return what is at a path.
@@ -194,18 +206,18 @@ class Api:
         self, method: str, path: str, query: dict[str, str | int], body: object, content_type: str, bounds: aiohttp.ClientTimeout
     ) -> aiohttp.ClientResponse:
         """Return an answer whose head has come and says yes."""
-        assert self._client is not None, "not entered"
+        client = await self._current()
         headers = {"Accept": JSON, "Content-Type": content_type}
         url = f"{path}?{urlencode(query)}" if query else path
         answer: aiohttp.ClientResponse
         try:
             async with asyncio.timeout(self._timeout_s):
-                request = await self._client.param_serialize(
-                    method, url, header_params=headers, body=body, auth_settings=["BearerToken"]
-                )
-                answer = (await self._client.call_api(*request, _request_timeout=bounds)).response
+                request = await client.param_serialize(method, url, header_params=headers, body=body, auth_settings=["BearerToken"])
+                answer = (await client.call_api(*request, _request_timeout=bounds)).response
         except (aiohttp.ClientError, OSError, ValueError) as error:
+            self._doubted |= isinstance(error, (aiohttp.ClientSSLError, aiohttp.ClientConnectorCertificateError))
             raise _unanswered(error) from None
+        self._doubted |= answer.status == HTTPStatus.UNAUTHORIZED
         if answer.status < 400:
             return answer
         try:
@@ -214,6 +226,28 @@ class Api:
             raise _unanswered(error) from None
         finally:
             answer.release()
+
+    async def _connect(self) -> None:
+        """Begin anew with the configuration as it is now."""
+        configuration = await load_access()
+        from kubernetes.aio.client import ApiClient  # noqa: PLC0415
+
+        former, self._former, self._client = self._former, self._client, ApiClient(configuration)
+        self._client.user_agent = "epp"
+        self._read_s = time.monotonic()
+        if former is not None:
+            await former.close()
+
+    async def _current(self) -> "ApiClient":
+        """Return the client to ask by: another one when who we or they are was doubted."""
+        assert self._client is not None, "not entered"
+        if self._doubted and time.monotonic() - self._read_s >= RENEWAL_S:
+            self._doubted, self._read_s = False, time.monotonic()
+            try:
+                await self._connect()
+            except ConfigError as error:
+                _log.warning("the Kubernetes configuration cannot be read again", extra={"error": str(error)})
+        return self._client
 
 
 async def _read(answer: aiohttp.ClientResponse) -> bytes:

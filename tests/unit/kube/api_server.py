@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -42,15 +43,19 @@ class ApiServer:
 
 
 @asynccontextmanager
-async def serving(monkeypatch, tmp_path, *, lists, watches=(), **bounds) -> AsyncIterator[tuple[ApiServer, Api]]:
-    """A server that plays these scripts, and a client of it."""
+async def serving(monkeypatch, tmp_path, *, lists, watches=(), certificates=None, **bounds) -> AsyncIterator[tuple[ApiServer, Api]]:
+    """A server that plays these scripts, and a client of it; over TLS with certificates."""
     server = ApiServer(lists, watches)
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", server.answer)
     runner = web.AppRunner(app, shutdown_timeout=0.01)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    tls = None
+    if certificates is not None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificates.server, certificates.server_key)
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+    server.url = f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
     monkeypatch.setenv("KUBECONFIG", str(write_kubeconfig(tmp_path / "kubeconfig", server.url, token=TOKEN)))
     try:
         async with Api(**bounds) as api:
@@ -59,13 +64,14 @@ async def serving(monkeypatch, tmp_path, *, lists, watches=(), **bounds) -> Asyn
         await runner.cleanup()
 
 
-def write_kubeconfig(path, url, **user):
+def write_kubeconfig(path, url, *, authority=None, **user):
+    cluster = {"server": url} | ({"certificate-authority": str(authority)} if authority else {})
     path.write_text(
         yaml.safe_dump(
             {
                 "current-context": "tests",
                 "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "tests"}}],
-                "clusters": [{"name": "tests", "cluster": {"server": url}}],
+                "clusters": [{"name": "tests", "cluster": cluster}],
                 "users": [{"name": "tests", "user": user}],
             }
         )

@@ -4,10 +4,12 @@ import asyncio
 
 import pytest
 
-from epp.errors import ConfigError
-from epp.kube import access
+from epp.errors import ApiError, ConfigError
+from epp.kube import access, client
 from epp.kube.access import load_access, own_namespace
-from tests.unit.kube.api_server import says, serving, write_kubeconfig
+from epp.kube.client import Api
+from tests.kube import certificates
+from tests.unit.kube.api_server import refuses, says, serving, write_kubeconfig
 
 CA = "-----BEGIN CERTIFICATE-----\n"
 
@@ -128,8 +130,6 @@ def test_the_token_that_is_read_again_is_the_one_that_is_sent(tmp_path, monkeypa
             (tmp_path / "token").write_text("first")
             file = write_kubeconfig(tmp_path / "config", server.url, tokenFile=str(tmp_path / "token"))
             monkeypatch.setenv("KUBECONFIG", str(file))
-            from epp.kube.client import Api
-
             async with Api() as api:
                 await api.get("/x")
                 (tmp_path / "token").write_text("second")
@@ -137,6 +137,58 @@ def test_the_token_that_is_read_again_is_the_one_that_is_sent(tmp_path, monkeypa
             assert [request.headers["Authorization"] for request in server.requests] == ["Bearer first", "Bearer second"]
 
     asyncio.run(main())
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """The configuration may be read again at once."""
+    monkeypatch.setattr(client, "RENEWAL_S", 0.0)
+
+
+def test_an_authority_that_was_replaced_is_read_again(tmp_path, monkeypatch, soon):
+    old, new = (certificates.make(_directory(tmp_path, name)) for name in ("old", "new"))
+
+    async def main():
+        async with serving(monkeypatch, tmp_path, lists=[says(200, {})], certificates=new) as (server, _):
+            monkeypatch.setenv(
+                "KUBECONFIG", str(write_kubeconfig(tmp_path / "config", server.url, authority=old.authority, token="x"))
+            )
+            async with Api() as api:
+                for _ in range(3):
+                    with pytest.raises(ApiError, match="certificate verify failed"):
+                        await api.get("/x")
+                old.authority.write_bytes(new.authority.read_bytes())
+                assert await api.get("/x") == b"{}"
+
+    asyncio.run(main())
+
+
+def test_credentials_that_are_refused_are_read_again(tmp_path, monkeypatch, soon):
+    async def main():
+        scripts = [refuses(401, "Unauthorized"), refuses(401, "Unauthorized"), says(200, {})]
+        async with serving(monkeypatch, tmp_path, lists=scripts) as (server, _):
+            file = tmp_path / "config"
+            monkeypatch.setenv("KUBECONFIG", str(write_kubeconfig(file, server.url, token="first")))
+            async with Api() as api:
+                for token in ("first", "broken"):
+                    with pytest.raises(ApiError, match="Unauthorized"):
+                        await api.get("/x")
+                    file.write_text("{")
+                write_kubeconfig(file, server.url, token="second")
+                await api.get("/x")
+            assert [request.headers["Authorization"] for request in server.requests] == [
+                "Bearer first",
+                "Bearer first",
+                "Bearer second",
+            ]
+
+    asyncio.run(main())
+
+
+def _directory(path, name):
+    directory = path / name
+    directory.mkdir()
+    return directory
 
 
 def test_the_namespace_to_look_in(pod, monkeypatch):
