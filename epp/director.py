@@ -221,7 +221,7 @@ class Director:
     def _candidates(self, head: RequestHead, snapshot: Snapshot, now_s: float) -> IntColumn:
         """Return the slots that a request may go to, at least one."""
         subset = None if self._ignore_subset else head.subset
-        slots = self._outliers.narrow(self._pool.candidates(snapshot, subset), now_s)
+        slots = self._outliers.narrow(self._pool.candidates(snapshot, subset), now_s, snapshot.columns.scraped_s)
         if not len(slots):
             raise NoEndpoint("failed to find endpoint candidates for serving the request", reason="rejected-no-endpoints")
         return slots

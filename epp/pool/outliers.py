@@ -2,19 +2,21 @@
 
 An engine that died looks idle: nothing in flight, nothing waiting, and the longest match of all it ever held. Until discovery
 notices, every request with that prefix would be sent to its death. So when the gateway reports no answer, the endpoint is
-passed over for a second, then two, then four, as long as tries keep failing; one answer clears it. When all candidates are
-suspect, all are candidates: a guess is better than a refusal.
+passed over for a second, then two, then four, as long as tries keep failing; one answer clears it. A try costs somebody's request:
+none is made, for half a minute, at an endpoint whose metrics page has not come again since. When all candidates are suspect, all
+are candidates: a guess is better than a refusal.
 
 One that hangs looks idle, too, and the gateway reports nothing of it: its requests end when their clients have had enough. A client
 that leaves proves nothing, nor does a late metrics page; both at once do (`is_hung`).
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from epp.model.decision import Outcome
-from epp.model.match import IntColumn
+from epp.model.match import FloatColumn, IntColumn
 
 FIRST_S = 1.0
 """How long an endpoint is passed over after its first failure in a row."""
@@ -34,32 +36,54 @@ def is_hung(outcome: Outcome, silent_s: float) -> bool:
     return outcome.end == "client-gone" and not outcome.status and SILENT_S < silent_s < math.inf
 
 
+@dataclass(frozen=True, slots=True)
+class _Suspicion:
+    """Of one endpoint."""
+
+    since_s: float
+    """When it failed last."""
+    wait_s: float
+    """For how long it is passed over, whatever else is heard of it."""
+
+    def holds(self, now_s: float, scraped_s: float) -> bool:
+        """Return whether it is still to be passed over; `scraped_s` is when its metrics page last came, -inf for never."""
+        passed_s = now_s - self.since_s
+        return passed_s < self.wait_s or (passed_s < LONGEST_S and -math.inf < scraped_s < self.since_s)
+
+
 class Outliers:
     """Which slots are under suspicion, and until when. Bounded by the pool: one entry per slot."""
 
     def __init__(self) -> None:
-        self._until: dict[int, tuple[float, float]] = {}
-        """Slot -> (passed over until, for how long)."""
+        self._suspicions: dict[int, _Suspicion] = {}
+        """By slot."""
 
     def __len__(self) -> int:
-        return len(self._until)
+        return len(self._suspicions)
 
     def failed(self, slot: int, now_s: float) -> None:
         """Note that a request sent to `slot` got no answer from there. Failures of one burst count once."""
-        until, last = self._until.get(slot, (0.0, FIRST_S / 2))
-        if now_s >= until:
-            wait = min(2 * last, LONGEST_S)
-            self._until[slot] = (now_s + wait, wait)
+        before = self._suspicions.get(slot)
+        if before is None:
+            self._suspicions[slot] = _Suspicion(now_s, FIRST_S)
+        elif now_s - before.since_s >= before.wait_s:
+            self._suspicions[slot] = _Suspicion(now_s, min(2 * before.wait_s, LONGEST_S))
 
     def answered(self, slot: int) -> None:
         """Note that the endpoint in `slot` answered, or is another one now."""
-        self._until.pop(slot, None)
+        self._suspicions.pop(slot, None)
 
-    def narrow(self, slots: IntColumn, now_s: float) -> IntColumn:
-        """Return the slots without those under suspicion, or all of them when nobody else is left. Free when all is well."""
-        if not self._until:
+    def narrow(self, slots: IntColumn, now_s: float, scraped_s: FloatColumn) -> IntColumn:
+        """Return the slots without those under suspicion, or all of them when nobody else is left. Free when all is well.
+
+        Args:
+            slots: the candidates.
+            now_s: monotonic seconds.
+            scraped_s: of every slot, when its metrics page last came.
+        """
+        if not self._suspicions:
             return slots
-        suspects = [slot for slot, (until, _) in self._until.items() if now_s < until]
+        suspects = [slot for slot, one in self._suspicions.items() if one.holds(now_s, float(scraped_s[slot]))]
         if not suspects:
             return slots
         trusted = slots[~np.isin(slots, suspects)]

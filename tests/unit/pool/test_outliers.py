@@ -9,13 +9,18 @@ from epp.model.decision import Outcome
 from epp.pool.outliers import LONGEST_S, Outliers, is_hung
 
 POOL = np.array([0, 1, 2])
+NO_PAGES = np.full(3, -math.inf)
+
+
+def narrow(outliers, slots, now_s, scraped_s=NO_PAGES):
+    return outliers.narrow(slots, now_s, scraped_s)
 
 
 def test_a_failure_passes_an_endpoint_over_for_a_second():
     outliers = Outliers()
     outliers.failed(1, 10.0)
-    assert outliers.narrow(POOL, 10.5).tolist() == [0, 2]
-    assert outliers.narrow(POOL, 11.0).tolist() == [0, 1, 2]
+    assert narrow(outliers, POOL, 10.5).tolist() == [0, 2]
+    assert narrow(outliers, POOL, 11.0).tolist() == [0, 1, 2]
 
 
 def test_each_failure_in_a_row_doubles_the_wait_up_to_a_bound():
@@ -23,7 +28,7 @@ def test_each_failure_in_a_row_doubles_the_wait_up_to_a_bound():
     for _ in range(8):
         outliers.failed(1, now_s)
         end = now_s
-        while outliers.narrow(POOL, end).tolist() != [0, 1, 2]:
+        while narrow(outliers, POOL, end).tolist() != [0, 1, 2]:
             end += 0.5
         waits.append(end - now_s)
         now_s = end
@@ -34,14 +39,25 @@ def test_a_burst_of_failures_counts_once():
     outliers = Outliers()
     for _ in range(100):
         outliers.failed(1, 10.0)
-    assert outliers.narrow(POOL, 11.0).tolist() == [0, 1, 2]
+    assert narrow(outliers, POOL, 11.0).tolist() == [0, 1, 2]
+
+
+def test_whose_metrics_page_does_not_come_again_is_not_tried_for_half_a_minute():
+    outliers = Outliers()
+    outliers.failed(1, 10.0)
+    silent, back = np.array([99.0, 9.9, 99.0]), np.array([99.0, 10.3, 99.0])
+    assert narrow(outliers, POOL, 12.0, silent).tolist() == [0, 2]
+    assert narrow(outliers, POOL, 10.0 + LONGEST_S - 0.1, silent).tolist() == [0, 2]
+    assert narrow(outliers, POOL, 10.0 + LONGEST_S, silent).tolist() == [0, 1, 2]
+    assert narrow(outliers, POOL, 10.5, back).tolist() == [0, 2], "a page alone is no answer"
+    assert narrow(outliers, POOL, 11.0, back).tolist() == [0, 1, 2]
 
 
 def test_an_answer_clears_it():
     outliers = Outliers()
     outliers.failed(1, 10.0)
     outliers.answered(1)
-    assert outliers.narrow(POOL, 10.1).tolist() == [0, 1, 2]
+    assert narrow(outliers, POOL, 10.1).tolist() == [0, 1, 2]
     assert len(outliers) == 0
 
 
@@ -49,8 +65,8 @@ def test_when_all_are_suspect_all_are_candidates():
     outliers = Outliers()
     for slot in range(3):
         outliers.failed(slot, 10.0)
-    assert outliers.narrow(POOL, 10.1).tolist() == [0, 1, 2]
-    assert outliers.narrow(np.array([2]), 10.1).tolist() == [2]
+    assert narrow(outliers, POOL, 10.1).tolist() == [0, 1, 2]
+    assert narrow(outliers, np.array([2]), 10.1).tolist() == [2]
 
 
 @pytest.mark.parametrize(
