@@ -1,9 +1,9 @@
 """Who may change something through the admin port: whoever is in the pod. Pure.
 
 Reading is as open as metrics are; changing is not. What comes from loopback comes through `kubectl exec` or `kubectl port-forward`,
-for which the API server has asked for a right already, or from a process of the same pod. Two kinds of stranger come from there
-too, and are told by what they cannot leave out: a web page in the browser of whoever forwards a port (`Origin`), and whoever is
-behind a proxy in the pod (`X-Forwarded-For`, `Forwarded`).
+for which the API server has asked for a right already, or from a process of the same pod (with host networking: of the node). Two
+kinds of stranger come from there too, and are told by what they cannot leave out: a web page in the browser of whoever forwards a
+port (`Origin`), and whoever is behind a proxy in the pod (`X-Forwarded-For`, `Forwarded`).
 """
 
 from collections.abc import Mapping

@@ -8,7 +8,8 @@ who were given as `told` (Kubernetes).
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from epp.config import EndpointPickerConfig, load
@@ -70,6 +71,17 @@ class _OnTrial:
     witness: Witness
     back: Candidate
     """What to go back to."""
+
+
+@contextmanager
+def _as_config_error() -> Iterator[None]:
+    """Make a ConfigError of whatever a stranger's plugin raises when it is made: a configuration must not end the process."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"a plugin failed: {type(error).__name__}: {error}") from error
 
 
 class Controller:
@@ -184,18 +196,15 @@ class Controller:
 
     def _read(self, text: str, source: str) -> tuple[Plan, Candidate]:
         """Return what a text comes to. Blocks for as long as parsing takes."""
-        plan = self._build(load(text))
-        return plan, candidate(plan.config, source)
+        with _as_config_error():
+            plan = self._build(load(text))
+            return plan, candidate(plan.config, source)
 
     def _build(self, config: EndpointPickerConfig) -> Plan:
-        try:
+        with _as_config_error():
             plan = build(config, self._on.registry)
-        except ConfigError:
-            raise
-        except Exception as error:  # whatever a stranger's plugin raises
-            raise ConfigError(f"a plugin failed: {type(error).__name__}: {error}") from error
-        check_swap(self._on.assembly.plan, plan)
-        return plan
+            check_swap(self._on.assembly.plan, plan)
+            return plan
 
     async def _apply(self, plan: Plan, new: Candidate, cause: str, *, on_trial: bool = True) -> None:
         """Put a configuration in force, on trial if it asks for that.
@@ -204,15 +213,11 @@ class Controller:
             ConfigError: it cannot be; what was in force still is.
         """
         assembly, before = self._on.assembly, self.generations.current.candidate
-        try:
+        with _as_config_error():
             prepared = await asyncio.to_thread(prepare, plan, assembly.prepared)
             doubts = assembly.rehearse(plan)
             tally = self._baseline.tally()
             assembly.install(prepared)
-        except ConfigError:
-            raise
-        except Exception as error:  # as above
-            raise ConfigError(f"a plugin failed: {type(error).__name__}: {error}") from error
         self.generations.enter(new, cause, self._wall())
         self.warnings = plan.warnings + doubts
         for warning in self.warnings:
