@@ -1,9 +1,9 @@
 """Strategies that the configuration in force does not use, kept warm for the way back.
 
 Who switches from `approximate` to `consistent-hash` and back has lost nothing: the index is still there, and knows where requests
-went meanwhile. So a trial that fails, a rollback, or a change of mind costs no cache hits. What is parked is told of every request
-when it is over, off the path of any, and of every endpoint that goes; an `accurate` one keeps its subscriptions. That costs memory
-and some microseconds a request, therefore `PARKED_MAX` strategies for `PARKED_S` each, and `size` says how much it is.
+went meanwhile. So a trial that fails, a rollback, or a change of mind costs no cache hits. What is parked is told of every request,
+as the director tells those in use, and of every endpoint that goes; an `accurate` one keeps its subscriptions. That costs memory,
+and some microseconds a request, therefore `PARKED_MAX` strategies for `PARKED_S` each; `size` says how much it is.
 
 Pure: time is an argument. `assembly` closes what is given up here.
 """
@@ -88,18 +88,23 @@ class Parking:
             tokens=sum(size.tokens for size in sizes),
         )
 
-    def decided(self, decision: Decision, *, duration_s: float, body_bytes: int) -> None:
-        """Nothing yet: the request waits for its answer."""
+    def decided(self, decision: Decision, *, duration_s: float, body_bytes: int) -> None:  # noqa: ARG002
+        """Tell them all where the request goes. Those that cut prompts as the strategy in use does need not hash it again."""
+        self._record(decision, decision.slot, self._snapshot())
 
     def rejected(self, head: RequestHead, error: RequestError) -> None:
         """Nothing: it went nowhere."""
 
     def finished(self, decision: Decision, outcome: Outcome, *, ttft_s: float | None, duration_s: float) -> None:  # noqa: ARG002
-        """Tell them all where the request went."""
-        snapshot = self._snapshot()
-        if outcome.end == "local-reply" or snapshot.endpoints[decision.slot] is not decision.endpoint:
+        """Tell them all where the request really went, if that was elsewhere."""
+        if not outcome.served:
             return
-        slot = snapshot.by_authority.get(outcome.served, decision.slot) if outcome.served else decision.slot
+        snapshot = self._snapshot()
+        slot = snapshot.by_authority.get(outcome.served, decision.slot)
+        if slot != decision.slot and snapshot.endpoints[decision.slot] is decision.endpoint:
+            self._record(decision, slot, snapshot)
+
+    def _record(self, decision: Decision, slot: int, snapshot: Snapshot) -> None:
         for one in self._parked:
             strategy = one.holding.strategy
             strategy.record(strategy.prepare(decision.request), decision.request, snapshot, slot, decision.at_s)

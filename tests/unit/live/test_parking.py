@@ -51,19 +51,15 @@ def test_what_was_served_elsewhere_is_known_there(lot):
     one = holding()
     lot.parking.park([one], 0.0)
     lot.finish(1, served=lot.snapshot.endpoints[2].authority)
-    assert lot.known(one.strategy) == [2]
+    assert lot.known(one.strategy) == [1, 2]
 
 
-@pytest.mark.parametrize("gone", [True, False])
-def test_what_nobody_holds_is_not_learned(lot, gone):
+def test_the_late_end_of_a_request_whose_endpoint_has_gone_teaches_nothing(lot):
     one = holding()
     lot.parking.park([one], 0.0)
-    if gone:
-        lot.snapshot.endpoints = (lot.snapshot.endpoints[0], None, None)
-        decision = build_decision(request={"prompt": PROMPT}, chosen=1)
-        lot.parking.finished(decision, build_outcome(), ttft_s=None, duration_s=1.0)
-    else:
-        lot.finish(1, end="local-reply", status=503)
+    decision = build_decision(request={"prompt": PROMPT}, chosen=1)
+    served = lot.snapshot.endpoints[2].authority
+    lot.parking.finished(decision, build_outcome(served=served), ttft_s=None, duration_s=1.0)
     assert lot.known(one.strategy) == []
 
 
