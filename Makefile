@@ -46,6 +46,9 @@ bench-routing: venv ## how well each strategy routes, through a real Envoy (long
 proto: venv      ## regenerate epp/pb from proto/
 	$(BIN)/python hack/generate_proto.py
 
+e2e: venv        ## in containers, where a Docker daemon exists: the image, Envoy, the chart in k3s (minutes)
+	EPP_E2E=1 $(BIN)/python -m pytest tests/e2e $(ARGS)
+
 image:           ## the container image (IMAGE=name:tag, ARGS=--build-arg ...)
 	docker build --tag $(IMAGE) $(ARGS) .
 
@@ -60,4 +63,4 @@ lock:            ## pin every dependency with its hashes: all, what the image ru
 	$(COMPILE) --constraint $(LOCK) --only-build-deps --build-deps-for wheel --output-file hack/build.lock pyproject.toml
 	rm -rf .lock-venv
 
-.PHONY: help venv run test kube-assets check bench bench-routing proto image manifests lock
+.PHONY: help venv run test kube-assets check bench bench-routing proto e2e image manifests lock
