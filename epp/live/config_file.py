@@ -8,9 +8,9 @@ from epp.config.file_watch import FileWatch, read_text
 from epp.errors import ConfigError
 from epp.live.taker import Taker
 
-LOOK_S = 0.5
-"""How often the file is looked at. A change is taken up when two looks saw the same, so within a second of its arrival; a kubelet
-brings a changed ConfigMap within a minute or two."""
+LOOK_S = 0.25
+"""How often the file is looked at. A change is taken up when two looks saw the same, so within half a second of its arrival; a
+kubelet brings a changed ConfigMap within a minute or two."""
 
 
 class ConfigFile:
