@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from epp.transport.tls import self_signed
-from tests.unit.transport.streams import DEADLINE_S
 from tests.transport.server import KINDS
+from tests.unit.transport.streams import DEADLINE_S
 
 ROOT = Path(__file__).parents[2]
 
