@@ -93,7 +93,7 @@ def test_of_two_pickers_one_can_be_stopped_and_one_can_be_killed(namespace, pods
     namespace.pool(labels=pods.labels, ports=pods.ports)
     here = [pods.add(), pods.add()]
     config = {"strategy": {"chain": ["consistent-hash"]}}
-    flags = ["--drain-timeout", "2s"]
+    flags = ["--drain-timeout", "1s"]
     with ExitStack() as stack:
         first, second = (stack.enter_context(rig.picker(namespace, config=config, flags=flags)) for _ in range(2))
         sent = stack.enter_context(traffic(stack.enter_context(rig.gateway(first, second))))

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from epp.kube.reflector import PAGE_OBJECTS
 from tests.data_plane.clients import new_id, request
 from tests.data_plane.rig import EXT_PROC, RANDOM, eventually, free_port
 from tests.kube.pods import Pods
@@ -68,7 +69,7 @@ def test_a_pod_that_is_not_ready_is_not_picked_until_it_is_again(namespace, pods
     with ExitStack() as stack:
         picker = stack.enter_context(rig.picker(namespace, config=RANDOM))
         sent = stack.enter_context(traffic(stack.enter_context(rig.gateway(picker))))
-        for _ in range(3):
+        for _ in range(2):
             eventually(lambda: {one.server for one in sent.answers[-20:]} == addresses(flips, stays), "both are used")
             flips.ready(False)
             flipped_s = time.monotonic()
@@ -187,18 +188,19 @@ def test_an_address_given_to_another_pod_is_another_engine(namespace, pods, rig)
         assert old.name not in request(picker, "GET", "/metrics").body.decode(), "no series speaks of who has gone"
 
 
-def test_three_hundred_pods_are_known_when_the_picker_is_ready(namespace, pods, rig):
+def test_all_of_many_pods_are_known_when_the_picker_is_ready(namespace, pods, rig):
     """More than one page of a list. They do not answer, which must not keep the picker from following them."""
+    many = PAGE_OBJECTS + 10
     namespace.pool(labels=pods.labels, ports=pods.ports)
-    for _ in range(300):
+    for _ in range(many):
         pods.add(serving=False)
     began_s = time.monotonic()
     with rig.picker(namespace) as picker:
         took_s = time.monotonic() - began_s
-        assert len(known(picker)) == 300
+        assert len(known(picker)) == many
         for pod in pods.here[:10]:
             pod.ready(False)
-        eventually(lambda: len(known(picker)) == 290, "who is not ready is left out", LATE_S)
+        eventually(lambda: len(known(picker)) == many - 10, "who is not ready is left out", LATE_S)
         assert took_s < 10
 
 

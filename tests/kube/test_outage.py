@@ -9,7 +9,7 @@ from tests.kube.link import Link
 from tests.kube.rig import addresses, known, until_known
 from tests.kube.traffic import LATE_S, traffic
 
-AWAY_S = 5.0
+AWAY_S = 4.0
 BACK_S = 8.0
 """How long a picker may take at most to have caught up with a server that is back: three seconds, and what a busy machine needs."""
 
