@@ -1,8 +1,11 @@
 """The picker's pod: several of them, the time it takes to end, probes, TLS, and what is passed on to it."""
 
+import argparse
+
 import pytest
 
-from tests.chart.rendered import ISSUED, NAME
+from epp.flags import add_serve_flags, read_serve_flags
+from tests.chart.rendered import ISSUED, NAME, NAMESPACE
 
 
 @pytest.mark.parametrize(
@@ -116,8 +119,34 @@ def test_what_is_passed_on_to_the_pod(chart):
     assert {"name": "models", "mountPath": "/models"} in rendered.picker["volumeMounts"]
 
 
+def test_the_transport_is_the_pickers_choice_unless_given(chart):
+    assert "transport" not in chart.render().flags
+    assert chart.render("transport=native").flags["transport"] == "native"
+
+
 def test_images(chart):
     digest = "sha256:" + "0" * 64
     assert chart.render().picker["image"] == "epp:0.1.0"
     assert chart.render("image.repository=a/epp", "image.tag=b").picker["image"] == "a/epp:b"
     assert chart.render("image.tag=b", f"image.digest={digest}").picker["image"] == f"epp@{digest}"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (),
+        ("replicas=2", "metrics.authentication.enabled=true"),
+        ("pool.create=false", "pool.targetPorts[0].number=8000,pool.targetPorts[1].number=8001"),
+        ("transport=native", "tls.mode=secret", "tls.secretName=mine", "log.verbosity=4", "log.format=text", "drainTimeoutS=0"),
+        ("standalone.enabled=true", "watchConfigMap=false"),
+    ],
+    ids=str,
+)
+def test_the_picker_knows_every_flag(chart, values):
+    """Read by its own parser, which refuses a flag or a value that it does not know."""
+    arguments = [one.replace("$(NAMESPACE)", NAMESPACE) for one in chart.render(*values).picker["args"][1:]]
+    parser = argparse.ArgumentParser()
+    add_serve_flags(parser)
+    options = read_serve_flags(parser.parse_args(arguments))
+    assert (options.grpc_port, options.grpc_health_port, options.metrics_port) == (9002, 9003, 9090)
+    assert options.pool_namespace == NAMESPACE

@@ -68,7 +68,7 @@ def test_to_elect_a_leader_it_may_write_one_lease(chart):
             "apiGroups": ["coordination.k8s.io"],
             "resources": ["leases"],
             "resourceNames": [f"epp-{NAMESPACE}-llama.llm-d.ai"],
-            "verbs": ["get", "update", "patch"],
+            "verbs": ["get", "list", "watch", "update", "patch"],
         },
     ]
 

@@ -22,7 +22,9 @@
 {{- end }}
 - --ha-enable-leader-election={{ ternary "true" "false" (eq (include "epp.elects" .) "true") }}
 - --metrics-endpoint-auth={{ .Values.metrics.authentication.enabled }}
-- --transport={{ .Values.transport }}
+{{- with .Values.transport }}
+- --transport={{ . }}
+{{- end }}
 - --drain-timeout={{ int .Values.drainTimeoutS }}s
 - --v={{ int .Values.log.verbosity }}
 - --log-format={{ .Values.log.format }}
