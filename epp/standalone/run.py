@@ -1,8 +1,9 @@
 """`epp standalone`: an Envoy and a picker from one command, for a pool listed in a file.
 
 The picker is a child process, `epp serve`, whose log is shown; Envoy is another, whose log is shown when something goes wrong. This
-process starts them in order, keeps Envoy's endpoints in step with the pool file, starts the picker again when it ends, ends with
-Envoy, and on SIGTERM or Ctrl-C lets open requests finish first. A second signal does not wait.
+process starts them in order, keeps Envoy's endpoints in step with the pool file and the picker's configuration with the user's,
+starts the picker again when it ends, ends with Envoy, and on SIGTERM or Ctrl-C lets open requests finish first. A second signal
+does not wait.
 """
 
 import signal
@@ -16,7 +17,12 @@ from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
 
-from epp.errors import LaunchError
+from epp.config import load
+from epp.config.file_watch import FileWatch, read_text
+from epp.errors import ConfigError, LaunchError
+from epp.scheduling.build import build
+from epp.scheduling.registry import Registry
+from epp.standalone.endpoints import write
 from epp.standalone.flags import StandaloneOptions
 from epp.standalone.follower import Follower, ReadPool
 from epp.standalone.launcher import Envoy, fetch, start
@@ -84,6 +90,7 @@ class _Standalone:
     def __init__(self, options: StandaloneOptions, directory: Path, read_pool: ReadPool) -> None:
         self._options = options
         self._directory = directory
+        self._watch = FileWatch(options.config_file) if options.config_file is not None else None
         text = options.config_file.read_text(encoding="utf-8") if options.config_file is not None else None
         config, self._pool_file = picker_config(text, options.pool_file)
         self._config_file = directory / "picker.yaml"
@@ -117,11 +124,12 @@ class _Standalone:
         return 0
 
     def _look_after(self, picker: Child, envoy: Envoy) -> Child:
-        """Follow the pool file; return the picker, a new one when the old one has ended. Raises LaunchError when Envoy has."""
+        """Follow both files; return the picker, a new one when the old one has ended. Raises LaunchError when Envoy has."""
         if envoy.child.exit_code is not None:
             raise LaunchError(f"envoy ended with code {envoy.child.exit_code}\n{envoy.child.tail()}")
         if trouble := self._follower.poll(time.monotonic()):
             print(f"epp: {trouble}; the endpoints stay as they are", file=sys.stderr, flush=True)
+        self._follow_config()
         if picker.exit_code is None:
             return picker
         if len(self._starts_s) == STARTS_MAX and time.monotonic() - self._starts_s[0] < STARTS_PERIOD_S:
@@ -130,6 +138,23 @@ class _Standalone:
             )
         print(f"epp: the picker ended with code {picker.exit_code}; starting it again", file=sys.stderr, flush=True)
         return self._start_picker()
+
+    def _follow_config(self) -> None:
+        """Hand a changed configuration to the picker, which takes it up while it runs; a bad one is said, and left alone."""
+        if self._watch is None or not self._watch.changed():
+            return
+        try:
+            write(self._config_file, self._checked(read_text(self._watch.path)))
+        except ConfigError as error:
+            print(f"epp: {error}; the configuration stays as it is", file=sys.stderr, flush=True)
+
+    def _checked(self, text: str) -> str:
+        """Return the picker's configuration for the user's, if a picker could start with it and would serve the same pool."""
+        config, pool_file = picker_config(text, self._options.pool_file)
+        build(load(config), Registry(allow_experimental=True))
+        if pool_file != self._pool_file:
+            raise ConfigError("another pool file wants a new start", "dataLayer.discovery")
+        return config
 
     def _start_picker(self) -> Child:
         """Start `epp serve` on loopback, in plaintext: nothing leaves the machine."""

@@ -1,5 +1,6 @@
 """`epp standalone`: one command serves a file-listed pool, follows the file, finishes what is under way, and says why it ends."""
 
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from epp.standalone.endpoints import write
+from epp.standalone.launcher import fetch
 from epp.standalone.process import Child
 from tests.data_plane.clients import opened, request
 from tests.data_plane.rig import DEADLINE_S, eventually, free_port
@@ -101,6 +103,23 @@ def test_a_picker_that_dies_is_started_again(lab, fleet, tmp_path):
             "again",
         )
         assert "the picker ended with code -9; starting it again" in running.child.tail()
+
+
+def test_its_configuration_can_change_and_a_bad_one_is_said(lab, fleet, tmp_path):
+    config, port = tmp_path / "config.yaml", free_port()
+    config.write_text("strategy: {chain: [approximate]}\n")
+
+    def strategy() -> str:
+        return json.loads(fetch("127.0.0.1", port, "/strategies")[1])["strategies"][0]["name"]
+
+    with standalone(lab, tmp_path, fleet.ports, "--config-file", str(config), "--metrics-port", str(port)) as running:
+        assert strategy() == "approximate"
+        config.write_text("strategy: {chian: []}\n")
+        says = "epp: strategy.chian: unknown field; did you mean 'chain'?; the configuration stays as it is"
+        eventually(lambda: says in running.child.tail(), "it says what is wrong")
+        config.write_text("strategy: {chain: [consistent-hash]}\n")
+        eventually(lambda: strategy() == "consistent-hash", "it is taken up")
+        assert used(running, 0)
 
 
 def _pickers_of(parent: int) -> list[int]:
