@@ -9,7 +9,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 
@@ -21,7 +21,14 @@ from tests.kube.namespace import Namespace
 
 NODE = "node-of-the-tests"
 START_S = 20.0
+Engine = Callable[[str, int, int], ServerOptions]
+"""What serves at an address and port, given the port's rank among the pod's."""
 T = TypeVar("T")
+
+
+def plain(ip: str, port: int, _rank: int) -> ServerOptions:
+    """An engine that publishes nothing."""
+    return ServerOptions(host=ip, port=port)
 
 
 def _addresses():
@@ -87,9 +94,9 @@ class Pod:
         spec = {"nodeName": NODE, "containers": [{"name": "server", "image": "server"}]}
         self._namespace.create("pods", {"metadata": metadata, "spec": spec})
 
-    def serve(self) -> None:
+    def serve(self, engine: Engine = plain) -> None:
         """Have the stand-ins listen, one for each port."""
-        self.running = [self._servers.start(ServerOptions(host=self.ip, port=port)) for port in self.ports]
+        self.running = [self._servers.start(engine(self.ip, port, rank)) for rank, port in enumerate(self.ports)]
 
     def ready(self, ready: bool = True) -> None:
         """Say that it is ready, or that it is not."""
@@ -150,10 +157,13 @@ class Pod:
 class Pods:
     """The pods of a test; at its end the servers stop."""
 
-    def __init__(self, namespace: Namespace, servers: Servers, *, labels: Mapping[str, str], ports: Sequence[int]) -> None:
+    def __init__(
+        self, namespace: Namespace, servers: Servers, *, labels: Mapping[str, str], ports: Sequence[int], engine: Engine = plain
+    ) -> None:
         self._namespace = namespace
         self._servers = servers
         self.labels, self.ports = dict(labels), tuple(ports)
+        self._engine = engine
         self.ever: list[Pod] = []
         self._numbers = itertools.count()
 
@@ -185,7 +195,7 @@ class Pods:
         pod.create(self.labels if labels is None else labels, annotations or {})
         self.ever.append(pod)
         if serving:
-            pod.serve()
+            pod.serve(self._engine)
         if ready:
             pod.ready()
         return pod
