@@ -160,7 +160,8 @@ class Picker:
         """Open the three ports, and say which they are."""
         options = self._options
         pages = ConfigPages(self._live_config).routes()
-        admin = Admin(self._sources(), self.metrics, self.ring, self.health, pages)
+        gate = self._cluster.gate if self._cluster is not None else None
+        admin = Admin(self._sources(), self.metrics, self.ring, self.health, pages, gate=gate)
         metrics_port = await admin.start(options.bind or "0.0.0.0", options.metrics_port)
         stack.push_async_callback(admin.stop)
         kind = parts.transport_kind(options)

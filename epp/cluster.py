@@ -5,10 +5,12 @@ start, and runs its `jobs`.
 """
 
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from functools import partial
 from random import Random
 from types import TracebackType
 from typing import Any, Self
 
+from epp.admin.gate import Gate
 from epp.discovery.kube import KubeDiscovery, PodSelection, Sink
 from epp.flags import ServeOptions
 from epp.kube.access import own_namespace
@@ -16,6 +18,7 @@ from epp.kube.client import Api
 from epp.kube.objectives import ObjectiveWatch
 from epp.kube.objects import PoolRef
 from epp.kube.reflector import Reflector
+from epp.kube.reviews import review
 from epp.kube.standing import remark, standing
 from epp.objectives.objectives import Objectives
 from epp.telemetry.state_metrics import Watched
@@ -38,6 +41,8 @@ class Cluster:
         self.api = Api()
         self.namespace = options.pool_namespace or own_namespace()
         """Of the pool and everything that belongs to it."""
+        self.gate = Gate(partial(review, self.api), clock=clock) if options.metrics_endpoint_auth else None
+        """Who may read the admin port; None: everybody."""
         self._clock = clock
         source = _source(options, self.namespace)
         self._discovery = KubeDiscovery(self.api, source, sink, clock=clock, random=random)

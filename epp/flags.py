@@ -12,13 +12,11 @@ from pathlib import Path
 from epp.errors import ConfigError
 from epp.kube.objects import LEGACY_POOL_GROUP, POOL_GROUP
 
-KUBERNETES_ONLY = (
-    "ha-enable-leader-election",
-    "metrics-endpoint-auth",
-)
+KUBERNETES_ONLY = ("metrics-endpoint-auth",)
 """Accepted, and said to have no effect beside a file-listed pool."""
 
 WITHOUT_EFFECT = (
+    "ha-enable-leader-election",
     "refresh-prometheus-metrics-interval",
     "metrics-staleness-threshold",
     "tracing",
@@ -84,6 +82,8 @@ class ServeOptions:
     """Labels of the pods that are the endpoints, where there is no pool object."""
     endpoint_target_ports: tuple[int, ...] = ()
     """Their ports."""
+    metrics_endpoint_auth: bool = True
+    """Where the endpoints are pods: the admin port's pages want a token that the API server knows."""
     transport: str = "grpcio"
     """What carries streams and health: `native` (our own HTTP/2) or `grpcio`."""
     ignored: tuple[str, ...] = ()
@@ -167,7 +167,7 @@ def _verbosity(text: str) -> int:
     return int(number)
 
 
-def _boolean(group: argparse._ArgumentGroup, name: str, default: bool, help_text: str) -> None:
+def _boolean(group: argparse._ArgumentGroup, name: str, default: bool | None, help_text: str) -> None:
     group.add_argument(name, type=parse_flag, nargs="?", const=True, default=default, metavar="BOOL", help=help_text)
 
 
@@ -202,6 +202,7 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
     kubernetes.add_argument(
         "--endpoint-target-ports", type=parse_ports, action="extend", metavar="PORTS", help="of those pods: 8000,8001"
     )
+    _boolean(kubernetes, "--metrics-endpoint-auth", None, "have who reads metrics and other pages show a token (true)")
     ports = parser.add_argument_group("ports")
     ports.add_argument("--grpc-port", type=_port, metavar="PORT", default=default.grpc_port, help="ext_proc (%(default)s)")
     ports.add_argument(
@@ -237,7 +238,7 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
         help="0 warnings, 1 and 2 decisions too, 3 to 5 everything (%(default)s)",
     )
     running.add_argument("--log-format", choices=("json", "text"), default="json", help="(%(default)s)")
-    for name in (*KUBERNETES_ONLY, *WITHOUT_EFFECT):
+    for name in WITHOUT_EFFECT:
         parser.add_argument(f"--{name}", nargs="?", const="true", help=argparse.SUPPRESS)
 
 
@@ -253,9 +254,8 @@ def read_serve_flags(arguments: argparse.Namespace) -> ServeOptions:
         raise ConfigError("--config-map and --config-text exclude each other")
     target_ports = tuple(arguments.endpoint_target_ports or ())
     _check_target(arguments.pool_name, arguments.endpoint_selector, target_ports)
-    given: Sequence[str] = [
-        name for name in (*KUBERNETES_ONLY, *WITHOUT_EFFECT) if getattr(arguments, name.replace("-", "_")) is not None
-    ]
+    without_effect = WITHOUT_EFFECT if arguments.pool_name or arguments.endpoint_selector else (*KUBERNETES_ONLY, *WITHOUT_EFFECT)
+    given: Sequence[str] = [name for name in without_effect if getattr(arguments, name.replace("-", "_")) is not None]
     return ServeOptions(
         config_file=arguments.config_file,
         config_text=arguments.config_text,
@@ -283,6 +283,7 @@ def read_serve_flags(arguments: argparse.Namespace) -> ServeOptions:
         pool_group=arguments.pool_group,
         endpoint_selector=arguments.endpoint_selector,
         endpoint_target_ports=target_ports,
+        metrics_endpoint_auth=arguments.metrics_endpoint_auth is not False,
         transport=arguments.transport,
         ignored=tuple(given),
     )

@@ -1,8 +1,8 @@
 """The HTTP port for people and Prometheus: metrics, health, decisions and why, the pool, the strategies, the configuration.
 
-Without authentication: it shows names of models and endpoints and hashes of prompts, no prompt. It is meant for the cluster's own
-network; `--metrics-endpoint-auth` means something only on Kubernetes, where a token can be reviewed. Reading changes nothing; the
-few pages that do change something are for whoever is in the pod (`guard`).
+It shows names of models and endpoints and hashes of prompts, no prompt, and is meant for the cluster's own network. On Kubernetes
+a reader shows a token (`gate`), elsewhere nothing. Reading changes nothing; the few pages that do change something are for
+whoever is in the pod (`guard`).
 
 The composition root starts and stops it. Everything is read when asked for; nothing is kept up to date for this port's sake.
 """
@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from epp.admin.gate import Gate
 from epp.admin.index import INDEX
 from epp.admin.page import MetricsPage
 from epp.admin.state_json import pool_json, strategies_json
@@ -39,6 +40,7 @@ class Admin:
         decisions: the latest of them.
         health: for `/healthz` and `/readyz`.
         pages: further ones.
+        gate: stands before all of them; None lets everybody read.
     """
 
     def __init__(
@@ -48,12 +50,15 @@ class Admin:
         decisions: DecisionRing,
         health: HealthState,
         pages: Iterable[web.RouteDef] = (),
+        *,
+        gate: Gate | None = None,
     ) -> None:
         self._state = sources
         self._ring = decisions
         self._health = health
         self._page = MetricsPage(metrics, sources)
         self._pages = tuple(pages)
+        self._gate = gate
         self._runner: web.AppRunner | None = None
 
     async def start(self, host: str = "0.0.0.0", port: int = 9090) -> int:
@@ -62,7 +67,7 @@ class Admin:
         Raises:
             OSError: the port cannot be bound.
         """
-        app = web.Application(middlewares=[_errors_as_json])
+        app = web.Application(middlewares=[_errors_as_json, *([self._gate.let_in] if self._gate is not None else [])])
         routes: Mapping[str, Handler] = {
             "/": self._index,
             "/metrics": self._metrics,

@@ -62,3 +62,8 @@ def test_how_it_is_followed_is_reported(monkeypatch):
     shown = {one.resource: one for one in made.watched()}[pools.resource]
     assert (shown.synced, shown.failing, shown.objects, shown.lists, shown.last_contact_s) == (True, True, 0, 3, 7.0)
     assert shown.errors == {"Unreachable": 2}
+
+
+def test_the_admin_port_has_a_gate_unless_told_otherwise(monkeypatch):
+    assert cluster(monkeypatch, pool_name="p").gate is not None
+    assert cluster(monkeypatch, pool_name="p", metrics_endpoint_auth=False).gate is None

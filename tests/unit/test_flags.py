@@ -80,9 +80,24 @@ def test_a_deployment_of_the_reference_starts_and_is_told_what_has_no_effect():
         "--pool-name=primary", "--pool-namespace", "default", "--zap-encoder", "json", "--grpc-port", "9002",
         "--ha-enable-leader-election", "--metrics-endpoint-auth=false", "--tracing=false",
     )  # fmt: skip
-    assert options.ignored == ("ha-enable-leader-election", "metrics-endpoint-auth", "tracing", "zap-encoder")
+    assert options.ignored == ("ha-enable-leader-election", "tracing", "zap-encoder")
     assert (options.pool_name, options.pool_namespace) == ("primary", "default")
     assert options.pool_group == "inference.networking.k8s.io"
+
+
+@pytest.mark.parametrize(("argv", "expected"), [
+    ([], True),
+    (["--metrics-endpoint-auth"], True),
+    (["--metrics-endpoint-auth=true"], True),
+    (["--metrics-endpoint-auth=false"], False),
+])  # fmt: skip
+def test_who_reads_the_metrics_shows_a_token_unless_told_otherwise(argv, expected):
+    options = read("--pool-name=a", *argv)
+    assert (options.metrics_endpoint_auth, options.ignored) == (expected, ())
+
+
+def test_there_is_nobody_to_show_a_token_to_beside_a_list_of_endpoints():
+    assert read("--metrics-endpoint-auth=true").ignored == ("metrics-endpoint-auth",)
 
 
 def test_a_pool_of_the_older_group():

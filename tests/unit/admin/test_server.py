@@ -11,8 +11,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
 from epp.admin.config_pages import ConfigPages
+from epp.admin.gate import Gate
 from epp.admin.server import Admin
 from epp.errors import ConfigError
+from epp.kube.verdicts import Outcome, Verdict
 from epp.prefix.approximate import Approximate
 from epp.prefix.blocks import Blocks
 from epp.prefix.chain import Chain
@@ -75,8 +77,8 @@ class World:
             observer.finished(decision, build_outcome(), ttft_s=0.1, duration_s=1.0)
 
     @asynccontextmanager
-    async def served(self) -> AsyncIterator["Client"]:
-        admin = Admin(self.sources, self.metrics, self.ring, self.health, ConfigPages(self.history).routes())
+    async def served(self, *, gate: Gate | None = None) -> AsyncIterator["Client"]:
+        admin = Admin(self.sources, self.metrics, self.ring, self.health, ConfigPages(self.history).routes(), gate=gate)
         port = await admin.start("127.0.0.1", 0)
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
             yield Client(session)
@@ -303,6 +305,32 @@ def test_every_link_of_the_index_leads_somewhere():
             assert (await client.get(f"/{link}"))[0] == 200
 
     with_client(check, world)
+
+
+def test_behind_a_gate_everything_but_health_wants_a_token():
+    async def ask(token: str, page: str) -> Verdict:
+        return Verdict(Outcome.ALLOWED if page == token else Outcome.FORBIDDEN)
+
+    async def main() -> None:
+        world = World()
+        world.health.set(Fact.POOL_SYNCED, True)
+        async with world.served(gate=Gate(ask, clock=lambda: 0.0)) as client:
+            elsewhere = {"X-Forwarded-For": "10.1.1.1"}
+            for path in ("/healthz", "/readyz"):
+                assert (await client.get(path, **elsewhere))[0] == 200
+            for path in ("/metrics", "/decisions", "/pool", "/strategies", "/config"):
+                assert (await client.get(path, **elsewhere))[0] == 401
+                assert (await client.get(path, Authorization="Bearer /", **elsewhere))[0] == 403
+                assert (await client.get(path, Authorization=f"Bearer {path}", **elsewhere))[0] == 200
+                assert (await client.get(path))[0] == 200, "in the pod"
+            for path in ("/", "/nowhere", "/decisions/r1", "/config/1", "/config/diff?from=1"):
+                assert (await client.get(path, **elsewhere))[0] == 401
+            headers = {**elsewhere, "Authorization": "Bearer /config"}
+            async with client.session.post("/config/pin", headers=headers) as answer:
+                assert answer.status == 403, "who may see it may not change it"
+        assert world.history.asked == []
+
+    asyncio.run(main())
 
 
 def test_a_taken_port_is_an_error_of_the_system():
