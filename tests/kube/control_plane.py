@@ -116,10 +116,13 @@ class ControlPlane:
     @cache  # noqa: B019 - there is one control plane in a run
     def picker_rules(self) -> list[dict]:
         """The rules of the Role that the chart makes for a picker."""
-        role = self.helm(
-            "template", "picker", str(CHART), "--show-only", "templates/role.yaml", "--set", "pool.selector.app=server"
-        )
-        return yaml.safe_load(role)["rules"]
+        return self.chart_rules("role")
+
+    def chart_rules(self, name: str, *values: str) -> list[dict]:
+        """The rules of one of the chart's roles, by the name of its template."""
+        values = ("pool.selector.app=server", *values)
+        template = ["template", "picker", str(CHART), "--show-only", f"templates/{name}.yaml"]
+        return yaml.safe_load(self.helm(*template, "--set", ",".join(values)))["rules"]
 
     def kubeconfig_for(self, name: str, user: Mapping[str, object], *, server: str = "", namespace: str = "default") -> Path:
         """Write the kubeconfig of a user."""

@@ -17,7 +17,7 @@ POOL_API, MODEL_API = "inference.networking.k8s.io/v1", "llm-d.ai/v1alpha2"
 RBAC = "rbac.authorization.k8s.io"
 TOKEN_S = 3600
 Rule = Mapping[str, Sequence[str]]
-"""One of a Role's rules: apiGroups, resources, verbs, perhaps resourceNames."""
+"""One of a Role's rules: apiGroups, resources, verbs, perhaps resourceNames; or nonResourceURLs and verbs."""
 
 
 class Namespace:
@@ -113,20 +113,24 @@ class Namespace:
             f"{self.name}-{service_account}", {"tokenFile": str(file)}, server=server, namespace=self.name
         )
 
-    def token(self, service_account: str) -> str:
-        """A token of a ServiceAccount, good for an hour."""
-        request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": TOKEN_S}}
+    def token(self, service_account: str, **spec: Any) -> str:
+        """A token of a ServiceAccount, good for an hour; `audiences` say for whom, if not for the API server."""
+        spec = {"expirationSeconds": TOKEN_S, **spec}
+        request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
         return self.api.create(self.path("serviceaccounts", service_account, sub="token"), request)["status"]["token"]
 
     def _until_allowed(self, user: str, rule: Rule) -> None:
         """The API server learns of its own rules a moment later."""
-        if "resources" not in rule:
+        if "nonResourceURLs" in rule:
+            self._until_heeded(user, {"nonResourceAttributes": {"path": rule["nonResourceURLs"][0], "verb": rule["verbs"][0]}})
             return
         resource, _, sub = rule["resources"][0].partition("/")
         asked = {"namespace": self.name, "verb": rule["verbs"][0], "group": rule["apiGroups"][0], "resource": resource}
         asked |= {"subresource": sub} if sub else {}
         asked |= {"name": rule["resourceNames"][0]} if rule.get("resourceNames") else {}
-        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview"}
-        review["spec"] = {"user": user, "resourceAttributes": asked}
+        self._until_heeded(user, {"resourceAttributes": asked})
+
+    def _until_heeded(self, user: str, asked: Json) -> None:
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": {"user": user, **asked}}
         path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
         eventually(lambda: self.api.create(path, review)["status"]["allowed"], f"{user} may {asked}")
