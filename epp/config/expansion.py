@@ -121,12 +121,12 @@ def _with_strategy(config: EndpointPickerConfig, strategy: Strategy) -> Endpoint
             raise ConfigError(message, f"plugins[{index}].type")
     if len(set(strategy.chain)) < len(strategy.chain):
         raise ConfigError("a strategy occurs twice", "strategy.chain")
-    added = _strategy_plugins(strategy)
+    scorers = LOADS[strategy.load] if strategy.chain or strategy.load != "none" else ()
+    added = [*_strategy_plugins(strategy), *(PluginSpec(type=name) for name, _ in scorers)]
     taken = {plugin.label for plugin in config.plugins}
     for plugin in added:
         if plugin.label in taken:
             raise ConfigError(f"the name {plugin.label!r} is taken by a plugin of the list", "strategy")
-    scorers = LOADS[strategy.load] if strategy.chain or strategy.load != "none" else ()
     members = [
         *(ProfilePlugin(plugin_ref=plugin.label) for plugin in _typed(config, "-filter")),
         *(ProfilePlugin(plugin_ref=name, weight=weight) for name, weight in scorers),
@@ -135,7 +135,7 @@ def _with_strategy(config: EndpointPickerConfig, strategy: Strategy) -> Endpoint
     return msgspec.structs.replace(
         config,
         strategy=None,
-        plugins=(*config.plugins, *added, *(PluginSpec(type=name) for name, _ in scorers)),
+        plugins=(*config.plugins, *added),
         scheduling_profiles=(ProfileSpec(name=PROFILE, plugins=tuple(members)),),
     )
 

@@ -3,7 +3,7 @@
 import json
 from contextlib import suppress
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from epp.config import config_hash, dump, expand, load
@@ -45,6 +45,7 @@ def test_arbitrary_text(text):
 
 @settings(max_examples=300)
 @given(tree=FILES)
+@example(tree={"strategy": {"load": "llm-d"}, "plugins": [{"type": "anthropic-parser", "name": "queue-scorer"}]})
 def test_a_file_is_a_plan_or_an_error(tree):
     try:
         config = load(json.dumps(tree))
