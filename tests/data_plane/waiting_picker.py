@@ -8,11 +8,14 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from epp import app
 from epp.cli import main
+from epp.live.assembly import Prepared, prepare
 from epp.model.request import InferenceRequest
+from epp.scheduling.build import Plan
 
 LOOK_S = 0.01
 
@@ -45,13 +48,11 @@ class Gate:
         """Nothing to stop."""
 
 
-class WaitingPicker(app.Picker):
-    """The picker, with the gate for a tokenizer."""
-
-    def _make_tokenizer(self) -> Gate:
-        return Gate(Path(os.environ["EPP_TEST_GATE"]))
+def prepare_with_gate(plan: Plan, old: Prepared | None = None) -> Prepared:
+    """What a plan needs, with the gate for a tokenizer."""
+    return replace(prepare(plan, old), tokenizer=Gate(Path(os.environ["EPP_TEST_GATE"])))
 
 
 if __name__ == "__main__":
-    app.Picker = WaitingPicker
+    app.prepare = prepare_with_gate
     sys.exit(main())
