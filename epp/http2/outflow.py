@@ -93,6 +93,8 @@ class Outflow:
             self._output += (frames.head(size, DATA, 0, stream.id), prefix, payload)
             self.output_bytes += size
             return
+        if stream.queue is None:
+            stream.queue = deque()
         stream.queue += (piece for piece in (prefix, payload) if piece)
         stream.queued_bytes += size
         self.queued_bytes += size
@@ -112,7 +114,7 @@ class Outflow:
     def discard(self, stream: Stream) -> None:
         """Forget what a stream has to send."""
         self.queued_bytes -= stream.queued_bytes
-        stream.queue.clear()
+        stream.queue = None
         stream.queued_bytes = 0
         stream.trailers = None
         self._stalled.pop(stream, None)
@@ -200,15 +202,16 @@ class Outflow:
 
     def _send_frame(self, stream: Stream) -> None:
         """Move a frame's worth of a stream's queue to the output."""
-        before = stream.queued_bytes
+        queue, before = stream.queue, stream.queued_bytes
+        assert queue is not None
         size = left = min(before, stream.send_window, self._window, self._frame_bytes_max)
         self._output.append(frames.head(size, DATA, 0, stream.id))
         while left:
-            piece = stream.queue.popleft()
+            piece = queue.popleft()
             if len(piece) > left:
                 view = memoryview(piece)
                 piece = view[:left]
-                stream.queue.appendleft(view[left:])
+                queue.appendleft(view[left:])
             left -= len(piece)
             self._output.append(piece)
         stream.send_window -= size

@@ -108,8 +108,8 @@ class Stream:
         """What is left of `content-length`."""
         self.answered = False
         """The response headers have been sent."""
-        self.queue: deque[bytes | memoryview] = deque()
-        """DATA that the windows did not let out yet."""
+        self.queue: deque[bytes | memoryview] | None = None
+        """DATA that the windows did not let out yet; made when first needed, since it is as large as all the rest of a stream."""
         self.queued_bytes = 0
         self.trailers: bytes | None = None
         """The block that ends the stream once the queue is out."""
