@@ -8,9 +8,11 @@ import yaml
 
 from tests.chart.installed import Release, ask
 from tests.chart.rendered import ISSUED, NAME, NAMESPACE, RELEASE
+from tests.data_plane.clients import request
 from tests.data_plane.rig import eventually
 from tests.kube.rig import known
 
+DEADLINE_S = 30
 EVERYTHING = (
     ("replicas=3", "highAvailability=active-active", "networkPolicy.enabled=true"),
     (
@@ -141,3 +143,26 @@ def test_a_certificate_from_a_secret_is_what_the_gateway_sees(namespace, pods, t
             assert ask(gateway).status == 200
         with rig.gateway(picker, picker_ca=Path(files.admin)) as gateway:
             assert ask(gateway).status == 500, "another authority's"
+
+
+def test_metrics_want_a_token_where_they_are_to(namespace, pods, tmp_path, rig):
+    """From outside the pod, that is: what says that it comes through a proxy is not taken for the pod's own."""
+    pods.add()
+    values = [f"pool.selector.app={pods.labels['app']}", f"pool.targetPorts[0].number={pods.ports[0]}"]
+    release = Release(namespace, tmp_path, *values, "metrics.authentication.enabled=true")
+    namespace.create("serviceaccounts", {"metadata": {"name": "reader"}})
+    role, reader = f"{namespace.name}-{NAME}-metrics-reader", f"{namespace.name}:reader"
+    outside = ("x-forwarded-for", "10.0.0.1")
+
+    with release.picker(rig) as picker:
+
+        def status(path: str, *headers: tuple[str, str]) -> int:
+            return request(picker, "GET", path, None, [outside, *headers]).status
+
+        token = ("authorization", f"Bearer {namespace.token('reader')}")
+        assert status("/readyz") == 200, "the kubelet has no token"
+        assert status("/metrics") == 401
+        assert status("/metrics", token) == 403, "nobody has given it the role"
+        namespace.kubectl("create", "clusterrolebinding", role, f"--clusterrole={role}", f"--serviceaccount={reader}")
+        eventually(lambda: status("/metrics", token) == 200, "it may read the metrics now", DEADLINE_S)
+        assert status("/decisions", token) == 403, "and nothing else"
