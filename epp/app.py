@@ -46,6 +46,8 @@ from epp.transport.base import Transport
 log = logging.getLogger(__name__)
 
 SECOND_SIGNAL_CODE = 130
+HANDOVER_SHARE = 1 / 3
+"""Of the drain timeout: how long a leader that has given up the lead stays ready, for whoever takes it over to get there."""
 
 
 def run(options: ServeOptions) -> int:
@@ -112,7 +114,7 @@ class Picker:
         limits = first.plan.config.limits
         self._options = options
         self._config_sources = sources
-        self.health = HealthState()
+        self.health = HealthState(elected=options.leader_election)
         self.pool = PoolState(slots_max=limits.endpoints_max, requests_max=limits.requests_max)
         self.metrics = Metrics(time.monotonic)
         self.ring = DecisionRing(time.time, records_max=limits.decisions_kept)
@@ -162,7 +164,7 @@ class Picker:
         pages = ConfigPages(self._live_config).routes()
         gate = self._cluster.gate if self._cluster is not None else None
         admin = Admin(self._sources(), self.metrics, self.ring, self.health, pages, gate=gate)
-        metrics_port = await admin.start(options.bind or "0.0.0.0", options.metrics_port)
+        metrics_port = await admin.start(options.bind or "0.0.0.0", options.metrics_port, tls=parts.admin_tls(options))
         stack.push_async_callback(admin.stop)
         kind = parts.transport_kind(options)
         probes = kind(parts.probe_options(options))
@@ -203,10 +205,17 @@ class Picker:
         self._stop.set()
 
     async def _drain(self, transport: Transport) -> None:
-        """Be not ready while still serving, so that gateways turn away in time; then let open streams end."""
+        """Be not ready while still serving, so that gateways turn away in time; then let open streams end.
+
+        A leader gives up the lead first and stays ready a little, so that there is no moment in which nobody is.
+        """
         log.info("draining", extra={"seconds": self._options.drain_timeout_s, "in_flight": self.assembly.director.in_flight})
+        left_s = self._options.drain_timeout_s
+        if self._cluster is not None and await self._cluster.resign():
+            await asyncio.sleep(HANDOVER_SHARE * left_s)
+            left_s -= HANDOVER_SHARE * left_s
         self.health.set(Fact.DRAINING, True)
-        await asyncio.sleep(self._options.drain_timeout_s)
+        await asyncio.sleep(left_s)
         await transport.stop(self._options.drain_timeout_s)
 
     def _make_cluster(self) -> Cluster | None:
@@ -238,6 +247,11 @@ class Picker:
         self._apply(endpoints)
         self.health.set(Fact.POOL_SYNCED, True)
 
+    def elected(self, leads: bool, holder: str) -> None:
+        """Be ready only while we lead; whoever is told to stop hands over before (`_drain`)."""
+        if not self._stop.is_set():
+            self.health.set(Fact.LEADER, leads, reason=f"{holder} leads" if holder else "nobody leads")
+
     def _apply(self, endpoints: Sequence[Endpoint]) -> None:
         """Have the pool consist of these."""
         changes = self.pool.apply(tuple(endpoints), time.monotonic())
@@ -265,6 +279,7 @@ class Picker:
             strategies=lambda: tuple(self.assembly.strategies.driven.values()),
             config=self._live_config.state,
             watched=self._watched,
+            candidacies=self._cluster.candidacies if self._cluster is not None else tuple,
             pool_name=self._options.pool_name,
             saturation=self.assembly.director.saturation,
             poll_errors=lambda: {cause.value: count for cause, count in self.assembly.poller.errors.items()},

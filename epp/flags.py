@@ -12,19 +12,16 @@ from pathlib import Path
 from epp.errors import ConfigError
 from epp.kube.objects import LEGACY_POOL_GROUP, POOL_GROUP
 
-KUBERNETES_ONLY = ("metrics-endpoint-auth",)
+KUBERNETES_ONLY = ("ha-enable-leader-election", "metrics-endpoint-auth")
 """Accepted, and said to have no effect beside a file-listed pool."""
 
 WITHOUT_EFFECT = (
-    "ha-enable-leader-election",
     "refresh-prometheus-metrics-interval",
     "metrics-staleness-threshold",
     "tracing",
     "enable-pprof",
     "enable-grpc-stream-metrics",
     "tls-cipher-suites",
-    "metrics-client-ca-file",
-    "metrics-cert-dir",
     "grpc-max-send-msg-size",
     "zap-encoder",
     "zap-log-level",
@@ -64,6 +61,10 @@ class ServeOptions:
     cert_path: Path | None = None
     enable_cert_reload: bool = False
     tls_min_version: str = ""
+    metrics_cert_dir: Path | None = None
+    """Directory of `tls.crt` and `tls.key` for the admin port; None: plain HTTP."""
+    metrics_client_ca_file: Path | None = None
+    """Authorities of which a client of the admin port has to show a certificate."""
     health_checking: bool = True
     refresh_metrics_interval_s: float = REFRESH_S_MIN
     drain_timeout_s: float = 30.0
@@ -82,6 +83,8 @@ class ServeOptions:
     """Labels of the pods that are the endpoints, where there is no pool object."""
     endpoint_target_ports: tuple[int, ...] = ()
     """Their ports."""
+    leader_election: bool = False
+    """Of several pickers have one elected; the others are not ready."""
     metrics_endpoint_auth: bool = True
     """Where the endpoints are pods: the admin port's pages want a token that the API server knows."""
     transport: str = "grpcio"
@@ -202,6 +205,7 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
     kubernetes.add_argument(
         "--endpoint-target-ports", type=parse_ports, action="extend", metavar="PORTS", help="of those pods: 8000,8001"
     )
+    _boolean(kubernetes, "--ha-enable-leader-election", None, "of several, have one elected and be ready alone (false)")
     _boolean(kubernetes, "--metrics-endpoint-auth", None, "have who reads metrics and other pages show a token (true)")
     ports = parser.add_argument_group("ports")
     ports.add_argument("--grpc-port", type=_port, metavar="PORT", default=default.grpc_port, help="ext_proc (%(default)s)")
@@ -222,6 +226,8 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
     tls.add_argument("--cert-path", type=Path, metavar="DIR", help="directory of tls.crt and tls.key (self-signed without)")
     _boolean(tls, "--enable-cert-reload", False, "read the certificate again when it changes")
     tls.add_argument("--tls-min-version", default="", metavar="VERSION", help="VersionTLS12 or, native, VersionTLS13")
+    tls.add_argument("--metrics-cert-dir", type=Path, metavar="DIR", help="the same for the metrics port (plain HTTP without)")
+    tls.add_argument("--metrics-client-ca-file", type=Path, metavar="FILE", help="who reads metrics shows a certificate of these")
     running = parser.add_argument_group("running")
     running.add_argument(
         "--refresh-metrics-interval", type=parse_duration, default=0.05, metavar="TIME", help="of busy endpoints (50ms)"
@@ -252,9 +258,12 @@ def read_serve_flags(arguments: argparse.Namespace) -> ServeOptions:
         raise ConfigError("--config-file and --config-text exclude each other")
     if arguments.config_map and arguments.config_text is not None:
         raise ConfigError("--config-map and --config-text exclude each other")
+    if arguments.metrics_client_ca_file is not None and arguments.metrics_cert_dir is None:
+        raise ConfigError("--metrics-client-ca-file wants --metrics-cert-dir: certificates are shown over TLS only")
     target_ports = tuple(arguments.endpoint_target_ports or ())
     _check_target(arguments.pool_name, arguments.endpoint_selector, target_ports)
-    without_effect = WITHOUT_EFFECT if arguments.pool_name or arguments.endpoint_selector else (*KUBERNETES_ONLY, *WITHOUT_EFFECT)
+    kubernetes = bool(arguments.pool_name or arguments.endpoint_selector)
+    without_effect = WITHOUT_EFFECT if kubernetes else (*KUBERNETES_ONLY, *WITHOUT_EFFECT)
     given: Sequence[str] = [name for name in without_effect if getattr(arguments, name.replace("-", "_")) is not None]
     return ServeOptions(
         config_file=arguments.config_file,
@@ -269,6 +278,8 @@ def read_serve_flags(arguments: argparse.Namespace) -> ServeOptions:
         cert_path=arguments.cert_path,
         enable_cert_reload=arguments.enable_cert_reload,
         tls_min_version=arguments.tls_min_version,
+        metrics_cert_dir=arguments.metrics_cert_dir,
+        metrics_client_ca_file=arguments.metrics_client_ca_file,
         health_checking=arguments.health_checking,
         refresh_metrics_interval_s=max(REFRESH_S_MIN, arguments.refresh_metrics_interval),
         drain_timeout_s=arguments.drain_timeout,
@@ -283,6 +294,7 @@ def read_serve_flags(arguments: argparse.Namespace) -> ServeOptions:
         pool_group=arguments.pool_group,
         endpoint_selector=arguments.endpoint_selector,
         endpoint_target_ports=target_ports,
+        leader_election=kubernetes and arguments.ha_enable_leader_election is True,
         metrics_endpoint_auth=arguments.metrics_endpoint_auth is not False,
         transport=arguments.transport,
         ignored=tuple(given),

@@ -74,6 +74,18 @@ def own_namespace() -> str:
         return "default"
 
 
+def own_deployment() -> str:
+    """Return the name of the Deployment that we are of: the pod's, without the two parts that tell its pods apart.
+
+    Raises:
+        ConfigError: the variable POD_NAME does not say which pod this is.
+    """
+    name, *parts = os.environ.get("POD_NAME", "").rsplit("-", 2)
+    if len(parts) != 2 or not name:
+        raise ConfigError("an election without a pool goes by the name of the Deployment: set POD_NAME to the name of this pod")
+    return name
+
+
 def _exists(files: str) -> bool:
     """Return whether any of the files of a `KUBECONFIG` is there."""
     return any(Path(file).expanduser().is_file() for file in files.split(os.pathsep) if file)

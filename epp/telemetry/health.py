@@ -18,6 +18,8 @@ INFERENCE_EXTENSION = "inference-extension"
 
 SERVICES = ("", LIVENESS, READINESS, EXT_PROC, INFERENCE_EXTENSION)
 """Every name that is answered; the empty one is the server as a whole."""
+SERVICES_ELECTED = ("", LIVENESS, READINESS, EXT_PROC)
+"""The same where a leader is elected, as the reference: a standby is well and not ready, which takes two names to say."""
 
 
 class Serving(IntEnum):
@@ -33,7 +35,7 @@ class Fact(Enum):
     """What readiness is made of; the value is the reason given while the fact stands in the way."""
 
     POOL_SYNCED = "the endpoints of the pool are not known yet"
-    LEADER = "another replica is the leader"
+    LEADER = "not the leader"
     DRAINING = "draining"
 
 
@@ -41,11 +43,13 @@ class HealthState:
     """The facts, the answers they lead to, and those who want to hear of a change.
 
     Args:
-        leader: whether we lead from the start; true where there is no election.
+        elected: whether a leader is elected; then nobody leads from the start.
     """
 
-    def __init__(self, *, leader: bool = True) -> None:
-        self._facts: dict[Fact, bool] = {Fact.POOL_SYNCED: False, Fact.LEADER: leader, Fact.DRAINING: False}
+    def __init__(self, *, elected: bool = False) -> None:
+        self.services = SERVICES_ELECTED if elected else SERVICES
+        """Every name that is answered."""
+        self._facts: dict[Fact, bool] = {Fact.POOL_SYNCED: False, Fact.LEADER: not elected, Fact.DRAINING: False}
         self._details: dict[Fact, str] = {}
         self._watchers: list[Callable[[], None]] = []
         self._remarks: list[Callable[[], Iterable[str]]] = []
@@ -82,8 +86,8 @@ class HealthState:
         return tuple(remark for source in self._remarks for remark in source())
 
     def answer(self, service: str) -> Serving:
-        """Return the serving status of a service name, SERVICE_UNKNOWN for a name outside `SERVICES`."""
-        if service not in SERVICES:
+        """Return the serving status of a service name, SERVICE_UNKNOWN for a name outside `services`."""
+        if service not in self.services:
             return Serving.SERVICE_UNKNOWN
         return Serving.SERVING if service == LIVENESS or self.ready else Serving.NOT_SERVING
 

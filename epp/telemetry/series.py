@@ -155,6 +155,11 @@ KV_STANDING = Series("epp_kv_standing", "gauge", "1 for how far an endpoint's bl
 KV_BLOCKS = Series("epp_kv_blocks", "gauge", "Blocks an endpoint reports to hold.", ("endpoint",))
 KV_LAG = Series("epp_kv_lag_seconds", "gauge", "Age of the last batch on arrival, clock skew included.", ("endpoint",))
 
+# The election of a leader, where there is one.
+LEADER = Series("epp_leader", "gauge", "1 while this picker leads.", ("lease",))
+LEADER_CHANGES = Series("epp_leader_changes_total", "counter", "How often it began to lead or ceased to.", ("lease",))
+LEADER_ERRORS = Series("epp_leader_errors_total", "counter", "Attempts at the lease that failed, by reason.", ("lease", "reason"))
+
 # What is watched in the Kubernetes API, by resource as in `pods` or `inferencepools.inference.networking.k8s.io`.
 _RESOURCE = ("resource",)
 KUBE_SYNCED = Series("epp_kube_synced", "gauge", "1 once a resource is known, or known not to exist.", _RESOURCE)

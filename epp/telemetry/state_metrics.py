@@ -59,6 +59,17 @@ class Watched:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Candidacy:
+    """Our part in the election of a leader."""
+
+    lease: str
+    leads: bool
+    changes: int
+    errors: Mapping[str, int]
+    """Attempts that failed, by reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
     """Where the facts are had from; each is called when they are wanted."""
 
@@ -73,6 +84,8 @@ class Sources:
     """Metrics pages not read since the start, by cause."""
     watched: Callable[[], Iterable[Watched]] = tuple
     """What is followed in the Kubernetes API; nothing elsewhere."""
+    candidacies: Callable[[], Iterable[Candidacy]] = tuple
+    """One where a leader is elected, else none."""
     pool_name: str = ""
     build: Mapping[str, str] = field(default_factory=dict)
     """`commit` and `build_ref`."""
@@ -92,6 +105,7 @@ def collect(sources: Sources) -> list[Metric]:
         *_strategies(strategies),
         *_streams([report for one in members(strategies) if isinstance(one, Accurate) for report in one.feed.report()]),
         *_kubernetes(sources),
+        *_election(sources),
         *_process(sources),
     ]
 
@@ -171,6 +185,13 @@ def _kubernetes(sources: Sources) -> Iterator[Metric]:
     yield _one(s.KUBE_CONTACT_AGE, *(((one.resource,), now_s - one.last_contact_s) for one in watched))
     yield _one(s.KUBE_LISTS, *(((one.resource,), one.lists) for one in watched))
     yield _one(s.KUBE_ERRORS, *(((one.resource, reason), count) for one in watched for reason, count in one.errors.items()))
+
+
+def _election(sources: Sources) -> Iterator[Metric]:
+    candidacies = list(sources.candidacies())
+    yield _one(s.LEADER, *(((one.lease,), float(one.leads)) for one in candidacies))
+    yield _one(s.LEADER_CHANGES, *(((one.lease,), one.changes) for one in candidacies))
+    yield _one(s.LEADER_ERRORS, *(((one.lease, reason), count) for one in candidacies for reason, count in one.errors.items()))
 
 
 def _process(sources: Sources) -> Iterator[Metric]:

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError, Message
 
 from epp.model.stream import Outlet, StreamHandler
 from epp.pb import health_pb2 as pb
-from epp.telemetry.health import SERVICES, HealthState, Serving
+from epp.telemetry.health import HealthState, Serving
 from epp.transport.routes import Route
 
 SERVICE = "/grpc.health.v1.Health/"
@@ -51,7 +51,7 @@ class HealthService:
 
     def _list(self, message: bytes, outlet: Outlet) -> None:
         pb.HealthListRequest.FromString(message)
-        _reply(outlet, pb.HealthListResponse(statuses={name: _response(self.state.answer(name)) for name in SERVICES}))
+        _reply(outlet, pb.HealthListResponse(statuses={name: _response(self.state.answer(name)) for name in self.state.services}))
 
     def _watch(self, outlet: Outlet) -> StreamHandler:
         return _Watch(outlet, self)

@@ -3,7 +3,10 @@
 import asyncio
 from random import Random
 
+import pytest
+
 from epp.cluster import Cluster
+from epp.errors import ConfigError
 from epp.flags import ServeOptions
 from epp.objectives.objectives import Objectives
 
@@ -13,6 +16,9 @@ class Nobody:
         raise AssertionError
 
     def lost(self, reason):
+        raise AssertionError
+
+    def elected(self, leads, holder):
         raise AssertionError
 
 
@@ -67,3 +73,27 @@ def test_how_it_is_followed_is_reported(monkeypatch):
 def test_the_admin_port_has_a_gate_unless_told_otherwise(monkeypatch):
     assert cluster(monkeypatch, pool_name="p").gate is not None
     assert cluster(monkeypatch, pool_name="p", metrics_endpoint_auth=False).gate is None
+
+
+def test_a_leader_is_elected_by_a_lease_of_the_pool(monkeypatch):
+    assert list(cluster(monkeypatch, pool_name="p").candidacies()) == []
+    made = cluster(monkeypatch, pool_name="p", leader_election=True)
+    (candidacy,) = made.candidacies()
+    assert (candidacy.lease, candidacy.leads) == ("epp-models-p.llm-d.ai", False)
+    assert "/apis/coordination.k8s.io/v1/namespaces/models/leases" in {one.path for one in made._watches()}
+    made._elector.failing = "Forbidden"
+    assert list(made.remarks()) == ["the Lease epp-models-p.llm-d.ai cannot be had (Forbidden)"]
+
+
+def test_without_a_pool_the_lease_goes_by_the_deployment(monkeypatch):
+    pods = {"endpoint_selector": {"app": "x"}, "endpoint_target_ports": (8000,), "leader_election": True}
+    monkeypatch.setenv("POD_NAME", "my-epp-5d9c7b-x2x4k")
+    (candidacy,) = cluster(monkeypatch, **pods).candidacies()
+    assert candidacy.lease == "epp-models-my-epp.llm-d.ai"
+    monkeypatch.setenv("POD_NAME", "solo")
+    with pytest.raises(ConfigError, match="POD_NAME"):
+        cluster(monkeypatch, **pods)
+
+
+def test_who_takes_no_part_has_nothing_to_give_up(monkeypatch):
+    assert asyncio.run(cluster(monkeypatch, pool_name="p").resign()) is False

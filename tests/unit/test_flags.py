@@ -80,7 +80,8 @@ def test_a_deployment_of_the_reference_starts_and_is_told_what_has_no_effect():
         "--pool-name=primary", "--pool-namespace", "default", "--zap-encoder", "json", "--grpc-port", "9002",
         "--ha-enable-leader-election", "--metrics-endpoint-auth=false", "--tracing=false",
     )  # fmt: skip
-    assert options.ignored == ("ha-enable-leader-election", "tracing", "zap-encoder")
+    assert options.ignored == ("tracing", "zap-encoder")
+    assert options.leader_election
     assert (options.pool_name, options.pool_namespace) == ("primary", "default")
     assert options.pool_group == "inference.networking.k8s.io"
 
@@ -96,8 +97,17 @@ def test_who_reads_the_metrics_shows_a_token_unless_told_otherwise(argv, expecte
     assert (options.metrics_endpoint_auth, options.ignored) == (expected, ())
 
 
-def test_there_is_nobody_to_show_a_token_to_beside_a_list_of_endpoints():
-    assert read("--metrics-endpoint-auth=true").ignored == ("metrics-endpoint-auth",)
+def test_there_is_nobody_to_show_a_token_to_and_no_lease_beside_a_list_of_endpoints():
+    options = read("--metrics-endpoint-auth=true", "--ha-enable-leader-election=false")
+    assert options.ignored == ("ha-enable-leader-election", "metrics-endpoint-auth")
+
+
+def test_the_metrics_port_has_tls_of_its_own(tmp_path):
+    options = read("--metrics-cert-dir", str(tmp_path), "--metrics-client-ca-file", str(tmp_path / "ca.crt"))
+    assert (options.metrics_cert_dir, options.metrics_client_ca_file) == (tmp_path, tmp_path / "ca.crt")
+    assert options.ignored == ()
+    with pytest.raises(ConfigError, match="wants --metrics-cert-dir"):
+        read("--metrics-client-ca-file", str(tmp_path / "ca.crt"))
 
 
 def test_a_pool_of_the_older_group():

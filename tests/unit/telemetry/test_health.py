@@ -31,16 +31,32 @@ def test_alive_before_sync_and_while_draining():
 
 
 def test_only_the_leader_is_ready_where_there_is_an_election():
-    state = HealthState(leader=False)
+    state = HealthState(elected=True)
     state.set(Fact.POOL_SYNCED, True)
     assert not state.ready
     state.set(Fact.LEADER, True)
     assert state.ready
 
 
+def test_a_standby_is_well_and_not_ready_and_is_asked_by_two_names():
+    state = HealthState(elected=True)
+    state.set(Fact.POOL_SYNCED, True)
+    assert state.answer(LIVENESS) is Serving.SERVING
+    assert {state.answer(name) for name in ("", READINESS, EXT_PROC)} == {Serving.NOT_SERVING}
+    assert state.answer(INFERENCE_EXTENSION) is Serving.SERVICE_UNKNOWN
+    assert INFERENCE_EXTENSION not in state.services
+
+
 @pytest.mark.parametrize("name", ["nobody", "Readiness", " "])
 def test_other_names_are_unknown(name):
     assert synced().answer(name) is Serving.SERVICE_UNKNOWN
+
+
+def test_who_leads_is_told():
+    state = HealthState(elected=True)
+    state.set(Fact.POOL_SYNCED, True)
+    state.set(Fact.LEADER, False, reason="picker-1 leads")
+    assert state.reasons() == ("not the leader: picker-1 leads",)
 
 
 def test_every_reason_is_told():
