@@ -87,8 +87,8 @@ class ServeOptions:
     """Of several pickers have one elected; the others are not ready."""
     metrics_endpoint_auth: bool = True
     """Where the endpoints are pods: the admin port's pages want a token that the API server knows."""
-    transport: str = "grpcio"
-    """What carries streams and health: `native` (our own HTTP/2) or `grpcio`."""
+    transport: str = "native"
+    """What carries streams and health: `native` (our own HTTP/2) or `grpcio`, the reference that it is held against."""
     ignored: tuple[str, ...] = ()
     """Flags given that have no effect here."""
 
