@@ -21,7 +21,7 @@ from epp.scheduling.settings import MetricsDataSource
 from epp.scrape.page_client import make_tls
 from epp.scrape.poller import Pace, Target
 from epp.transport.base import Transport, TransportOptions
-from epp.transport.tls import TlsOptions
+from epp.transport.tls import TlsOptions, page_context
 
 ANY_ADDRESS = "[::]"
 """IPv6 and IPv4; where there is no IPv6, it falls back to IPv4."""
@@ -107,6 +107,16 @@ def transport_options(options: ServeOptions, wire: WireOptions) -> TransportOpti
         message_bytes_max=options.grpc_max_recv_msg_bytes,
         outlet_bytes_max=2 * wire.body_bytes_max,
     )
+
+
+def admin_tls(options: ServeOptions) -> SSLContext | None:
+    """Return how the admin port is secured; None: it is not.
+
+    Raises:
+        ConfigError: a file cannot be used.
+    """
+    directory = options.metrics_cert_dir
+    return page_context(directory, options.metrics_client_ca_file) if directory is not None else None
 
 
 def pace(scrape: Scrape, options: ServeOptions) -> Pace:

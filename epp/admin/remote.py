@@ -1,10 +1,12 @@
 """The configuration of a running picker, from the command line: asks its admin port, and says the answer for people to read."""
 
 import json
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from epp.errors import ConfigError
 
@@ -12,8 +14,7 @@ TIMEOUT_S = 30.0
 """A rollback may have to read a tokenizer."""
 Json = dict[str, Any]
 
-_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Past any proxy of the environment: what comes through one is not taken for loopback."""
+LOCALHOST = ("localhost", "127.0.0.1", "::1")
 
 
 class Remote:
@@ -28,6 +29,8 @@ class Remote:
         if not base.startswith(("http://", "https://")):
             raise ConfigError(f"{base!r} is not an address such as http://127.0.0.1:9090", "--admin")
         self._base = base.rstrip("/")
+        # Past any proxy of the environment: what comes through one is not taken for localhost.
+        self._direct = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=_tls(base)))
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def get(self, path: str) -> Json:
@@ -51,13 +54,22 @@ class Remote:
             self._base + path, data=body, headers=self._headers, method="GET" if body is None else "POST"
         )
         try:
-            with _direct.open(request, timeout=TIMEOUT_S) as answer:
+            with self._direct.open(request, timeout=TIMEOUT_S) as answer:
                 found: Json = json.loads(answer.read())
         except urllib.error.HTTPError as error:
             raise ConfigError(_why(error), f"{self._base}{path}") from None
         except (OSError, ValueError) as error:
             raise ConfigError(f"no picker answers: {getattr(error, 'reason', error)}", self._base) from None
         return found
+
+
+def _tls(base: str) -> ssl.SSLContext:
+    """Return which certificates are believed: on localhost any, since nobody is between, and it is made out to a Service."""
+    context = ssl.create_default_context()
+    if urlsplit(base).hostname in LOCALHOST:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def status_lines(report: Json) -> Iterator[str]:

@@ -10,6 +10,7 @@ The composition root starts and stops it. Everything is read when asked for; not
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from ssl import SSLContext
 from typing import Any
 
 import msgspec
@@ -61,8 +62,8 @@ class Admin:
         self._gate = gate
         self._runner: web.AppRunner | None = None
 
-    async def start(self, host: str = "0.0.0.0", port: int = 9090) -> int:
-        """Listen. Returns the bound port.
+    async def start(self, host: str = "0.0.0.0", port: int = 9090, *, tls: SSLContext | None = None) -> int:
+        """Listen, over TLS with a context. Returns the bound port.
 
         Raises:
             OSError: the port cannot be bound.
@@ -81,7 +82,7 @@ class Admin:
         app.add_routes([*(web.get(path, handler) for path, handler in routes.items()), *self._pages])
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
+        site = web.TCPSite(self._runner, host, port, ssl_context=tls)
         try:
             await site.start()
         except OSError as error:

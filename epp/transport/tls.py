@@ -11,9 +11,10 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -98,15 +99,34 @@ def server_context(options: TlsOptions) -> ssl.SSLContext | None:
     """
     if not options.secure:
         return None
-    version = minimum_version(options.min_version)
+    make = partial(_context, version=minimum_version(options.min_version), protocol="h2")
     if not options.cert_path:
         certificate, key = self_signed()
-        return _context((key, certificate), version)
+        return make((key, certificate))
     files = CertificateFiles(Path(options.cert_path))
-    context = _context(files.pair, version)
-    if options.reload:
-        context.sni_callback = _Reload(files, context, version)
-    return context
+    return _reloading(files, make) if options.reload else make(files.pair)
+
+
+def page_context(directory: Path, client_ca_file: Path | None = None) -> ssl.SSLContext:
+    """Return what the `ssl` module needs to serve HTTP/1.1 pages. The pair is read again when it changes, the authority is not.
+
+    Args:
+        directory: holds `tls.crt` and `tls.key`.
+        client_ca_file: a client has to show a certificate of one of these authorities.
+
+    Raises:
+        ConfigError: the directory holds no usable pair, or the file no authority.
+    """
+    authorities = _read_authorities(client_ca_file) if client_ca_file is not None else b""
+
+    def make(pair: tuple[bytes, bytes]) -> ssl.SSLContext:
+        context = _context(pair, version=ssl.TLSVersion.TLSv1_2, protocol="http/1.1")
+        if authorities:
+            context.load_verify_locations(cadata=authorities)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    return _reloading(CertificateFiles(directory, flag="metrics-cert-dir"), make)
 
 
 def minimum_version(name: str) -> ssl.TLSVersion:
@@ -122,26 +142,43 @@ def minimum_version(name: str) -> ssl.TLSVersion:
     raise ConfigError(f"{name!r} is neither VersionTLS12 nor VersionTLS13; HTTP/2 needs TLS 1.2 or 1.3", "tls-min-version")
 
 
+def _read_authorities(file: Path) -> bytes:
+    """Return the certificates of a PEM file in DER, one after the other. Raises ConfigError: there are none."""
+    try:
+        found = x509.load_pem_x509_certificates(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no usable certificates in {file}: {error}", "metrics-client-ca-file") from error
+    return b"".join(one.public_bytes(serialization.Encoding.DER) for one in found)
+
+
+def _reloading(files: "CertificateFiles", make: Callable[[tuple[bytes, bytes]], ssl.SSLContext]) -> ssl.SSLContext:
+    context = make(files.pair)
+    context.sni_callback = _Reload(files, context, make)
+    return context
+
+
 class _Reload:
     """Called by OpenSSL with every ClientHello, whether it names a server or not, on the thread of the handshake: the loop's."""
 
-    def __init__(self, files: "CertificateFiles", context: ssl.SSLContext, version: ssl.TLSVersion) -> None:
+    def __init__(
+        self, files: "CertificateFiles", context: ssl.SSLContext, make: Callable[[tuple[bytes, bytes]], ssl.SSLContext]
+    ) -> None:
         self._files = files
         self._context = context
-        self._version = version
+        self._make = make
 
     def __call__(self, connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _asked: ssl.SSLContext) -> None:
         if self._files.refresh():
-            self._context = _context(self._files.pair, self._version)
+            self._context = self._make(self._files.pair)
         connection.context = self._context
 
 
-def _context(pair: tuple[bytes, bytes], version: ssl.TLSVersion) -> ssl.SSLContext:
+def _context(pair: tuple[bytes, bytes], *, version: ssl.TLSVersion, protocol: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = version
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION  # RFC 9113 section 9.2.1
     context.set_ciphers(CIPHERS)
-    context.set_alpn_protocols(["h2"])
+    context.set_alpn_protocols([protocol])
     with _as_file(b"".join(pair)) as path:
         context.load_cert_chain(path)
     return context
@@ -200,19 +237,20 @@ class CertificateFiles:
 
     Args:
         directory: holds `tls.crt` and `tls.key`.
+        flag: which names the directory, for the error.
 
     Raises:
         ConfigError: the pair cannot be read or does not belong together.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, flag: str = "cert-path") -> None:
         self._paths = (directory / KEY_FILE, directory / CERTIFICATE_FILE)
         self._lock = threading.Lock()
         try:
             self._seen = self._identity()
             self.pair = self._read()
         except (OSError, ValueError) as error:
-            raise ConfigError(f"no usable {CERTIFICATE_FILE} and {KEY_FILE} in {directory}: {error}", "cert-path") from error
+            raise ConfigError(f"no usable {CERTIFICATE_FILE} and {KEY_FILE} in {directory}: {error}", flag) from error
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
         """Return the new pair for grpc, or None: go on with the last good one.
