@@ -4,13 +4,15 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ssl import SSLContext, VerifyMode
 
 import pytest
 
 from epp.admin.config_pages import ConfigPages
-from epp.admin.remote import history_lines, status_lines
+from epp.admin.remote import _tls, history_lines, status_lines
 from epp.admin.server import Admin
 from epp.cli import main
+from epp.transport.tls import page_context, self_signed
 from tests.unit.admin.test_server import World
 
 REPORT = {
@@ -32,14 +34,14 @@ REPORT = {
 
 
 @contextmanager
-def serving(world: World) -> Iterator[str]:
+def serving(world: World, tls: SSLContext | None = None) -> Iterator[str]:
     """The admin port on another thread; yields its address."""
     loop, started = asyncio.new_event_loop(), threading.Event()
     admin = Admin(world.sources, world.metrics, world.ring, world.health, ConfigPages(world.history).routes())
     ports: list[int] = []
 
     def run() -> None:
-        ports.append(loop.run_until_complete(admin.start("127.0.0.1", 0)))
+        ports.append(loop.run_until_complete(admin.start("127.0.0.1", 0, tls=tls)))
         started.set()
         loop.run_forever()
         loop.run_until_complete(admin.stop())
@@ -49,7 +51,7 @@ def serving(world: World) -> Iterator[str]:
     thread.start()
     started.wait(5)
     try:
-        yield f"http://127.0.0.1:{ports[0]}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{ports[0]}"
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
@@ -95,6 +97,20 @@ def test_what_is_asked_for_is_done_and_shown(world, capsys, command, asked):
         assert main(["config", *command, "--admin", admin]) == 0
     assert world.history.asked == asked
     assert "b2" in capsys.readouterr().out
+
+
+def test_over_tls_with_whatever_certificate_on_localhost(world, tmp_path):
+    for name, content in zip(("tls.crt", "tls.key"), self_signed(), strict=True):
+        (tmp_path / name).write_bytes(content)
+    with serving(world, page_context(tmp_path)) as admin:
+        assert admin.startswith("https:")
+        assert main(["config", "pin", "--admin", admin]) == 0
+    assert world.history.asked == [("pin",)]
+
+
+def test_elsewhere_a_certificate_is_checked():
+    assert _tls("https://epp.models.svc:9090").verify_mode is VerifyMode.CERT_REQUIRED
+    assert _tls("https://localhost.elsewhere.test:9090").check_hostname
 
 
 def test_what_changed(world, capsys):

@@ -8,13 +8,22 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from epp.errors import ConfigError
 from epp.transport.native import NativeTransport
 from epp.transport.routes import PROCESS_METHOD
-from epp.transport.tls import CertificateFiles, TlsOptions, check_min_version, self_signed, server_context, server_credentials
+from epp.transport.tls import (
+    CertificateFiles,
+    TlsOptions,
+    check_min_version,
+    page_context,
+    self_signed,
+    server_context,
+    server_credentials,
+)
 from tests.unit.transport.streams import Streams, serving_with
 
 
@@ -221,3 +230,77 @@ def test_the_native_transport_needs_a_usable_directory(tmp_path):
     with pytest.raises(ConfigError) as caught:
         server_context(TlsOptions(cert_path=str(tmp_path)))
     assert caught.value.path == "cert-path"
+
+
+class Page(asyncio.Protocol):
+    """A server of one page."""
+
+    def connection_made(self, transport):
+        transport.write(b"page")
+        transport.close()
+
+
+def pages(context, check) -> None:
+    """Run a coroutine function of the port of a server that has this context."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with await loop.create_server(Page, "127.0.0.1", 0, ssl=context) as server:
+            await check(server.sockets[0].getsockname()[1])
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+def test_pages_are_not_http2_and_a_new_certificate_is_shown(tmp_path):
+    first, second = self_signed(), self_signed()
+    write_pair(tmp_path, first)
+
+    async def check(port):
+        assert await handshake(port) == ("http/1.1", der(first))
+        write_pair(tmp_path, second)
+        assert await handshake(port, ssl.TLSVersion.TLSv1_2) == ("http/1.1", der(second))
+
+    pages(page_context(tmp_path), check)
+
+
+def test_pages_are_not_shown_over_older_tls(tmp_path):
+    write_pair(tmp_path, self_signed())
+    assert page_context(tmp_path).minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+@pytest.mark.parametrize("shown", ["none", "foreign", "trusted"])
+def test_only_who_shows_a_certificate_of_the_authorities_sees_pages(tmp_path, shown):
+    certificates = {"trusted": self_signed(), "foreign": self_signed()}
+    write_pair(tmp_path, self_signed())
+    (tmp_path / "ca.crt").write_bytes(certificates["trusted"][0])
+    client = ssl.create_default_context()
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    if shown in certificates:
+        (tmp_path / "client").write_bytes(b"".join(certificates[shown]))
+        client.load_cert_chain(tmp_path / "client")
+
+    async def check(port):
+        write_pair(tmp_path, self_signed())  # holds for the context that comes after a change, too
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client)
+        try:
+            seen = await reader.read()
+        except (ssl.SSLError, ConnectionError):  # with TLS 1.3 the client is told after its part of the handshake
+            seen = b""
+        writer.transport.abort()
+        assert seen == (b"page" if shown == "trusted" else b"")
+
+    pages(page_context(tmp_path, tmp_path / "ca.crt"), check)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a certificate"])
+def test_authorities_that_cannot_be_read_are_a_configuration_error(tmp_path, content):
+    write_pair(tmp_path, self_signed())
+    if content is not None:
+        (tmp_path / "ca.crt").write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        page_context(tmp_path, tmp_path / "ca.crt")
+    assert caught.value.path == "metrics-client-ca-file"
+    with pytest.raises(ConfigError) as caught:
+        page_context(tmp_path / "nowhere")
+    assert caught.value.path == "metrics-cert-dir"
