@@ -118,10 +118,10 @@ class ControlPlane:
         """The rules of the Role that the chart makes for a picker."""
         return self.chart_rules("role")
 
-    def chart_rules(self, name: str, *values: str) -> list[dict]:
-        """The rules of one of the chart's roles, by the name of its template."""
+    def chart_rules(self, name: str, *values: str, namespace: str = "default") -> list[dict]:
+        """The rules of one of the chart's roles, by the name of its template; of a release in a namespace."""
         values = ("pool.selector.app=server", *values)
-        template = ["template", "picker", str(CHART), "--show-only", f"templates/{name}.yaml"]
+        template = ["template", "picker", str(CHART), "--namespace", namespace, "--show-only", f"templates/{name}.yaml"]
         return yaml.safe_load(self.helm(*template, "--set", ",".join(values)))["rules"]
 
     def kubeconfig_for(self, name: str, user: Mapping[str, object], *, server: str = "", namespace: str = "default") -> Path:
