@@ -3,10 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 ROLE_LABEL = "llm-d.ai/role"
 ENGINE_LABEL = "llm-d.ai/engine-type"
+SPELLING_CHARS_MAX = 64
+"""Longest `[ip]:port` that is looked at: an IPv6 address in full is 39 long, a zone with it some more."""
+SPELLINGS_KEPT = 8192
+"""Two for each endpoint of a pool of the usual bound."""
 
 
 class Role(IntFlag):
@@ -62,3 +67,26 @@ class Endpoint:
 def join_host_port(address: str, port: int) -> str:
     """Return `address:port`, with brackets around an IPv6 address."""
     return f"[{address}]:{port}" if isinstance(ip_address(address), IPv6Address) else f"{address}:{port}"
+
+
+def canonical(item: str) -> str:
+    """Return `ip`, `[ip]` or `ip:port` with the address in its one canonical spelling; anything else as it is."""
+    return item if len(item) > SPELLING_CHARS_MAX else _canonical(item)
+
+
+@lru_cache(maxsize=SPELLINGS_KEPT)
+def _canonical(item: str) -> str:
+    host, rest = item.strip(), ""
+    if host.startswith("["):
+        host, _, rest = host[1:].partition("]")
+    elif host.count(":") == 1:
+        host, _, port = host.partition(":")
+        rest = ":" + port
+    try:
+        address = str(ip_address(host))
+    except ValueError:
+        return item
+    if not rest:
+        return address
+    port = rest.removeprefix(":")
+    return join_host_port(address, int(port)) if port != rest and port.isascii() and port.isdigit() else item

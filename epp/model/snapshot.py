@@ -5,14 +5,14 @@ it, the slot is given to another. Bit i of a bitmask and element i of a column b
 (`pool.state.PoolState`) on the event loop and read between two writes; readers never write them and never keep them over an await.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from epp.model.endpoint import Endpoint
+from epp.model.endpoint import Endpoint, canonical
 from epp.model.match import BoolColumn, FloatColumn, IntColumn
 
 
@@ -87,3 +87,18 @@ class Snapshot:
     """Live: uncached prompt tokens of a request, running mean over the pool; 0 before the first."""
     memo: dict[object, Any] = field(default_factory=dict)
     """Columns derived from labels and roles, by whoever derives them; lives as long as the membership they were derived from."""
+
+    def named(self, items: Iterable[str]) -> IntColumn:
+        """Return the slots of the endpoints that are called so, ascending.
+
+        Args:
+            items: `ip:port`, `[ipv6]:port` or a bare `ip` for all its ports; what is not in the pool is ignored.
+
+        Cost: about 0.3 us for each item.
+        """
+        slots: set[int] = set()
+        for item in items:
+            name = item if item in self.by_authority else canonical(item)
+            slot = self.by_authority.get(name)
+            slots.update(self.by_address.get(name, ()) if slot is None else (slot,))
+        return np.array(sorted(slots), dtype=np.int64)

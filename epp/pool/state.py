@@ -10,12 +10,10 @@ the old one, and growth (`slots_max` endpoints, `ADAPTERS_MAX` adapter names).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
-from ipaddress import ip_address
 
 import numpy as np
 
-from epp.model.endpoint import Endpoint, join_host_port
+from epp.model.endpoint import Endpoint, canonical, join_host_port
 from epp.model.match import IntColumn
 from epp.model.snapshot import Columns, Snapshot
 from epp.pool.engines import Sample
@@ -109,14 +107,7 @@ class PoolState:
 
         Cost: below 1 us without a subset, about 0.3 us for each item of it.
         """
-        if subset is None:
-            return snapshot.slots
-        slots: set[int] = set()
-        for item in subset:
-            name = item if item in snapshot.by_authority else _canonical(item)
-            slot = snapshot.by_authority.get(name)
-            slots.update(snapshot.by_address.get(name, ()) if slot is None else (slot,))
-        return np.array(sorted(slots), dtype=np.int64)
+        return snapshot.slots if subset is None else snapshot.named(subset)
 
     def apply(self, endpoints: Sequence[Endpoint], now_s: float) -> Changes:
         """Make the pool consist of exactly these endpoints, in one step.
@@ -236,7 +227,7 @@ class PoolState:
         by_authority: dict[str, int] = {}
         for slot, endpoint in enumerate(self._endpoints):
             if endpoint is not None:
-                address = _canonical(endpoint.address)
+                address = canonical(endpoint.address)
                 same = address == endpoint.address
                 by_authority[endpoint.authority if same else join_host_port(address, endpoint.port)] = slot
                 by_address[address] = (*by_address.get(address, ()), slot)
@@ -295,22 +286,3 @@ class _Adapters:
 def _life(endpoint: Endpoint) -> tuple[str, str, int]:
     """What must stay for an endpoint's cache to be believed in."""
     return (endpoint.generation, endpoint.address, endpoint.port)
-
-
-@lru_cache(maxsize=2 * SLOTS_MAX)
-def _canonical(item: str) -> str:
-    """Return `ip`, `[ip]` or `ip:port` with the address in its one canonical spelling; anything else as it is."""
-    host, rest = item.strip(), ""
-    if host.startswith("["):
-        host, _, rest = host[1:].partition("]")
-    elif host.count(":") == 1:
-        host, _, port = host.partition(":")
-        rest = ":" + port
-    try:
-        address = str(ip_address(host))
-    except ValueError:
-        return item
-    if not rest:
-        return address
-    port = rest.removeprefix(":")
-    return join_host_port(address, int(port)) if port.isdecimal() and port != rest else item

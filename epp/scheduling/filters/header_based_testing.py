@@ -12,7 +12,9 @@ TEST_HEADER = "test-epp-endpoint-selection"
 class HeaderBasedTestingFilter(Filter, frozen=True):
     """Keeps the endpoints named in the header `test-epp-endpoint-selection`: a comma list of `ip`, `ip:port` or `[ip]:port`.
 
-    A bare address keeps all its ports; what is not in the pool is ignored; without the header everybody stays.
+    A bare address stands for all its ports, which are the ranks of a pod. What is not in the pool is ignored: a test of two pools
+    names the pods of both. If nothing else is named nobody stays, and the request is refused rather than answered by a pod that it
+    did not ask for. Without the header, or with a blank one, everybody stays, so that a gateway can be warmed up.
     Source: the conformance suite of the Gateway API Inference Extension.
     """
 
@@ -21,9 +23,4 @@ class HeaderBasedTestingFilter(Filter, frozen=True):
         wanted = request.head.headers.get(TEST_HEADER, "").strip()
         if not wanted:
             return np.ones(len(view), dtype=np.bool_)
-        named: list[int] = []
-        for item in map(str.strip, wanted.split(",")):
-            if item in view.snapshot.by_authority:
-                named.append(view.snapshot.by_authority[item])
-            named.extend(view.snapshot.by_address.get(item.strip("[]"), ()))
-        return np.isin(view.slots, named)
+        return np.isin(view.slots, view.snapshot.named(item.strip() for item in wanted.split(",")))

@@ -77,20 +77,48 @@ class TestPrefixCacheAffinity:
         assert kept(plugin, build_snapshot(2, tokens=[600, 0]), match=match) == [True, True]
 
 
-def test_header_based_testing():
-    members = [
+class TestHeaderBasedTesting:
+    MEMBERS = (
         Endpoint(name="a-0", address="10.0.0.1", port=3000),
         Endpoint(name="a-1", address="10.0.0.1", port=3002),
-        Endpoint(name="b-0", address="fd00::1", port=3000),
-    ]
-    pool = build_snapshot(members)
+        Endpoint(name="a-2", address="10.0.0.1", port=3004),
+        Endpoint(name="b-0", address="10.0.0.2", port=3000),
+        Endpoint(name="c-0", address="fd00::1", port=3000),
+        Endpoint(name="c-1", address="fd00::1", port=3002),
+    )
 
-    def with_header(value):
-        return kept(HeaderBasedTestingFilter(), pool, headers={"test-epp-endpoint-selection": value})
+    @pytest.mark.parametrize(
+        ("header", "names"),
+        [
+            ("10.0.0.2", "b-0"),
+            ("10.0.0.1", "a-0 a-1 a-2"),
+            ("10.0.0.1:3002", "a-1"),
+            ("10.0.0.1:3000, 10.0.0.1:3004 ,10.0.0.2", "a-0 a-2 b-0"),
+            ("10.0.0.1:3000,10.0.0.1", "a-0 a-1 a-2"),
+            ("fd00::1", "c-0 c-1"),
+            ("[fd00::1]", "c-0 c-1"),
+            ("[FD00:0::1]:3002", "c-1"),
+            ("10.0.0.2,10.9.9.9,10.0.0.1:9999", "b-0"),
+            ("10.0.0.2,", "b-0"),
+            ("10.9.9.9", ""),
+            ("10.0.0.2:3002", ""),
+            ("fd00::1:3000", ""),
+            ("b-0", ""),
+            (f"10.0.0.2:{'3' * 5000}", ""),
+            (f"10.0.0.2:{'3' * 50}", ""),
+            (",", ""),
+        ],
+        ids=lambda value: value[:40],
+    )
+    def test_who_is_named_stays(self, header, names):
+        kept_ones = kept(HeaderBasedTestingFilter(), build_snapshot(self.MEMBERS), headers={"test-epp-endpoint-selection": header})
+        assert [one.name for one, keeps in zip(self.MEMBERS, kept_ones, strict=True) if keeps] == names.split()
 
-    assert with_header("10.0.0.1") == [True, True, False]
-    assert with_header("10.0.0.1:3002, [fd00::1]:3000") == [False, True, True]
-    assert with_header("fd00::1") == [False, False, True]
-    assert with_header("10.9.9.9") == [False, False, False]
-    assert with_header(" ") == [True, True, True]
-    assert kept(HeaderBasedTestingFilter(), pool) == [True, True, True]
+    @pytest.mark.parametrize("headers", [{}, {"test-epp-endpoint-selection": ""}, {"test-epp-endpoint-selection": " "}])
+    def test_without_names_everybody_stays(self, headers):
+        assert all(kept(HeaderBasedTestingFilter(), build_snapshot(self.MEMBERS), headers=headers))
+
+    def test_only_candidates_stay(self):
+        headers = {"test-epp-endpoint-selection": "10.0.0.1,fd00::1"}
+        snapshot = build_snapshot(self.MEMBERS)
+        assert kept(HeaderBasedTestingFilter(), snapshot, headers=headers, slots=[1, 3, 4]) == [True, False, True]
