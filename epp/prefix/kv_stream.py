@@ -151,6 +151,8 @@ class KvStream:
         if ticket != self._ticket or self._asked is None:
             return None
         self.counts.replay_failures += 1
+        if self._patient and not self._replaying:  # What came live meanwhile was applied, and stays.
+            return self._ask(0, patient=True)
         resumable = self._replaying and self._attempts <= ATTEMPTS_MAX
         command = self._ask(self._probe_from()) if resumable else self._give_up(now_s)
         self._judge()
@@ -224,6 +226,7 @@ class KvStream:
             self._start_over(self._buffer[0][0])
         elif self._last_live >= 0:
             self._start_over(self._last_live + 1)
+            self._last = b""  # It is forgotten with the rest: a replay that begins with it must not take it for known.
         else:
             self._start_over(0)
             self._next = None  # Nothing heard so far: the first message says where we are.

@@ -1,7 +1,7 @@
 """Whatever is lost, reordered or restarted: the index never claims a block that is not there, and is right again in the end."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from epp.model.endpoint import Endpoint
@@ -123,6 +123,8 @@ PATHS = [path for length in (2, 4) for path in _paths(length)]
 
 
 @settings(deadline=None)
+@example([("cache", [0, 0]), ("fail", None), ("late", None), ("fail", None)])
+@example([("cache", [0, 0]), ("late", None), ("reconnect", None), ("fail", None)])
 @given(steps)
 def test_with_replay_it_is_exact_in_the_end(script):
     wire = Wire(replayable=True, ring=10_000)
