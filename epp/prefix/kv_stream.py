@@ -105,7 +105,8 @@ class KvStream:
         """The live connection stands, for the first time or again."""
         first, self._linked = self._next is None, True
         if self._replayable:
-            command = self._ask(0 if first else self._probe_from())
+            owed = self._asked is not None and self._patient  # A replay of everything, still to come.
+            command = self._ask(0 if first or owed else self._probe_from())
         else:
             self._unsure, command = not first, None
         self._judge()

@@ -124,7 +124,7 @@ PATHS = [path for length in (2, 4) for path in _paths(length)]
 
 @settings(deadline=None)
 @example([("cache", [0, 0]), ("fail", None), ("late", None), ("fail", None)])
-@example([("cache", [0, 0]), ("late", None), ("reconnect", None), ("fail", None)])
+@example([("cache", [0, 0]), ("lose", None), ("cache", [0, 0, 0, 0]), ("fail", None), ("late", None), ("reconnect", None)])
 @given(steps)
 def test_with_replay_it_is_exact_in_the_end(script):
     wire = Wire(replayable=True, ring=10_000)
