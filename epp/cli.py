@@ -21,6 +21,8 @@ from epp.standalone.flags import add_standalone_flags
 if TYPE_CHECKING:
     from epp.admin.remote import Remote
 
+HELP = ("-h", "--help")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -31,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 for success, 2 for what the user can mend.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_args(_with_command(sys.argv[1:] if argv is None else argv))
     try:
         code: int = arguments.command(arguments)
     except ConfigError as error:
@@ -163,10 +165,16 @@ def _say(text: str) -> None:
     print(text)
 
 
+def _with_command(given: Sequence[str]) -> Sequence[str]:
+    """Return the arguments with `serve` before flags that no command stands before, as in deployments of the reference picker."""
+    return ["serve", *given] if given and given[0].startswith("-") and given[0] not in HELP else given
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="epp",
         description="An endpoint picker for LLM inference: sends each request to the server that most likely holds its prefix.",
+        epilog="Flags without a command are those of serve, so that deployments of the reference picker start with this one's image.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("serve", help="run the picker beside a gateway", description=serve.__doc__)

@@ -94,8 +94,10 @@ def test_the_schema_describes_every_plugin(capsys):
     assert "marginal-cost-scorer" in text
 
 
-def test_serving_without_a_pool_says_what_is_missing(tmp_path, capsys):
-    assert main(["serve", "--config-file", write(tmp_path, "strategy: {}\n"), "-v=0"]) == 2
+@pytest.mark.parametrize("command", [["serve"], []])
+def test_serving_without_a_pool_says_what_is_missing(tmp_path, capsys, command):
+    """Without a command too: deployments of the reference picker have flags alone."""
+    assert main([*command, "-v=0", "--config-file", write(tmp_path, "strategy: {}\n")]) == 2
     assert "epp: dataLayer.discovery: say in one way where the endpoints are" in capsys.readouterr().err
 
 
