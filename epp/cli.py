@@ -174,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="epp",
         description="An endpoint picker for LLM inference: sends each request to the server that most likely holds its prefix.",
-        epilog="Flags without a command are those of serve, so that deployments of the reference picker start with this one's image.",
+        epilog="Flags without a command are those of serve, so that deployments of the reference start with this image.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("serve", help="run the picker beside a gateway", description=serve.__doc__)
