@@ -190,7 +190,7 @@ class Pods:
         annotations: Mapping[str, str] | None = None,
     ) -> Pod:
         """One more, and said to be ready if it is to be. One that is not serving is an object and nothing else."""
-        name = f"server-{next(self._numbers)}"
+        name = f"{self.labels.get('app', 'server')}-{next(self._numbers)}"
         pod = Pod(self._namespace, self._servers, name=name, ip=ip or next(ADDRESSES), ports=ports or self.ports)
         pod.create(self.labels if labels is None else labels, annotations or {})
         self.ever.append(pod)
