@@ -102,7 +102,20 @@ def test_the_picker_runs_with_the_rights_of_the_chart(release, pods, rig):
         assert ask(gateway).status == 200
         assert picker.metric("epp_kube_failing") == 0
         assert picker.metric("epp_kube_errors_total") == 0
+    assert "without effect" not in picker.child.tail(), "the chart gives no flag in vain"
     assert "orbidden" not in picker.child.tail()
+
+
+def test_of_two_pickers_one_leads_with_the_rights_of_the_chart(release, rig):
+    release.upgrade("replicas=2")
+    with release.picker(rig) as first, release.picker(rig, ready=False) as second:
+        eventually(lambda: second.health("liveness") == "SERVING", "the other one is up, and not restarted for waiting")
+        assert (first.health("readiness"), second.health("readiness")) == ("SERVING", "NOT_SERVING")
+        assert (first.metric("epp_leader"), second.metric("epp_leader")) == (1, 0)
+        assert first.metric("epp_leader_errors_total") == 0
+        first.child.signal(15)
+        eventually(lambda: second.health("readiness") == "SERVING", "it takes over", DEADLINE_S)
+    assert "orbidden" not in second.child.tail()
 
 
 def test_it_may_not_read_more(release, control_plane):

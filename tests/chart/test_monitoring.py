@@ -178,9 +178,12 @@ def test_the_dashboard_is_what_grafanas_sidecar_looks_for(chart):
 
 
 def test_every_series_in_alerts_and_dashboard_exists(chart, release, rig):
+    """Of a picker that leads, since the series about leading are there only where one is elected."""
+    release.upgrade("replicas=2")
     with release.picker(rig) as picker, rig.gateway(picker) as gateway:
         assert ask(gateway).status == 200
         page = request(picker, "GET", "/metrics").body.decode()
+        assert picker.metric("epp_leader") == 1
     known = {line.split()[2] for line in page.splitlines() if line.startswith("# TYPE")}
     known |= {f"{name}{end}" for name in known for end in ("_bucket", "_sum", "_count")}
     named = {name for one in expressions(chart) for name in SERIES.findall(one)}

@@ -148,5 +148,6 @@ def test_the_picker_knows_every_flag(chart, values):
     parser = argparse.ArgumentParser()
     add_serve_flags(parser)
     options = read_serve_flags(parser.parse_args(arguments))
+    assert options.ignored == (), "no flag is given in vain"
     assert (options.grpc_port, options.grpc_health_port, options.metrics_port) == (9002, 9003, 9090)
     assert options.pool_namespace == NAMESPACE
