@@ -25,6 +25,9 @@ GROUP, LEGACY_GROUP, VERSION = "llm-d.ai", "inference.networking.x-k8s.io", "v1a
 SOURCES = {GROUP: Source.CLUSTER, LEGACY_GROUP: Source.LEGACY_GROUP}
 FIRST_LOOK_S = 5.0
 """How long `first_look` waits for an API server that does not say what there is."""
+LOOK_S = 0.02
+"""How often it looks."""
+FORBIDDEN = "Forbidden"
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +124,7 @@ class ObjectiveWatch:
         self._pool = pool
         self._objectives = objectives
         self._unknown = {(kind, group) for kind in (InferenceObjective, InferenceModelRewrite) for group in SOURCES}
-        self._known = asyncio.Event()
+        self._clock = clock
         more: dict[str, Any] = {"clock": clock, "random": random}
         watches: list[Reflector[Any]] = []
         for api_group in SOURCES:
@@ -141,13 +144,15 @@ class ObjectiveWatch:
     async def first_look(self) -> None:
         """Return when it is known what there is: a request that comes before would go on under the wrong name.
 
-        Goes on without after `FIRST_LOOK_S`: the resources are optional, and so are the rights to them.
+        Goes on without what we may not see, the resources are optional and so are the rights to them, and after `FIRST_LOOK_S`.
         """
-        try:
-            await asyncio.wait_for(self._known.wait(), FIRST_LOOK_S)
-        except TimeoutError:
-            unseen = ", ".join(watch.resource for watch in self.watches if not watch.synced)
-            _log.warning("beginning without objectives and rewrites, they are not known yet", extra={"resources": unseen})
+        over_s = self._clock() + FIRST_LOOK_S
+        while unseen := [watch for watch in self.watches if not watch.synced]:
+            if self._clock() >= over_s or all(watch.failing == FORBIDDEN for watch in unseen):
+                resources = ", ".join(watch.resource for watch in unseen)
+                _log.warning("beginning without objectives and rewrites, they are not known yet", extra={"resources": resources})
+                return
+            await asyncio.sleep(LOOK_S)
 
     def _ranked(self, group: str, found: Mapping[str, InferenceObjective]) -> None:
         ours = {name: one.spec.priority or 0 for name, one in found.items() if one.spec.pool_ref.names(self._pool)}
@@ -165,5 +170,3 @@ class ObjectiveWatch:
         if found or not first:
             _log.info("objectives of the pool", extra={"kind": kind.__name__, "group": group, "ours": ours, "others": found - ours})
         self._unknown.discard((kind, group))
-        if not self._unknown:
-            self._known.set()

@@ -134,11 +134,11 @@ def test_without_the_resources_there_is_nothing_to_wait_for(monkeypatch, tmp_pat
     ] * 4, "one line for each"
 
 
-def test_an_api_server_that_does_not_say_is_not_waited_for_long(monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(module, "FIRST_LOOK_S", 0.05)
+def begin(monkeypatch, tmp_path, *script):
+    """Take a first look at an API server that answers so, within some seconds."""
 
     async def main():
-        async with asyncio.timeout(20), serving(monkeypatch, tmp_path, lists=[refuses(403, "Forbidden")]) as (_, api):
+        async with asyncio.timeout(20), serving(monkeypatch, tmp_path, lists=script) as (_, api):
             watch = ObjectiveWatch(api, POOL, Objectives(), clock=time.monotonic, random=Random(1))
             task = asyncio.create_task(watch.run())
             await watch.first_look()
@@ -146,5 +146,17 @@ def test_an_api_server_that_does_not_say_is_not_waited_for_long(monkeypatch, tmp
             await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("script", "longest_s"),
+    [([refuses(403, "Forbidden")], 60.0), ([refuses(500, "InternalError")], 0.05)],
+    ids=["not-allowed", "does-not-say"],
+)
+def test_who_may_not_see_them_begins_without_and_an_api_server_that_does_not_say_is_not_waited_for_long(
+    monkeypatch, tmp_path, caplog, script, longest_s
+):
+    monkeypatch.setattr(module, "FIRST_LOOK_S", longest_s)
+    begin(monkeypatch, tmp_path, *script)
     (record,) = (record for record in caplog.records if record.message.startswith("beginning without"))
     assert record.resources.count(",") == 3
