@@ -39,6 +39,6 @@ def image() -> str:
     from tests.chart.rendered import ROOT
 
     given = dict(one.split("=", 1) for one in os.environ.get("EPP_E2E_BUILD_ARGS", "").split())
-    name = "epp:e2e"
+    name = "epp.test/epp:e2e"  # with a host that exists nowhere: nobody pulls it by mistake
     docker.from_env().images.build(path=str(ROOT), tag=name, buildargs=given, rm=True)
     return name

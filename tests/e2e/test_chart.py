@@ -72,8 +72,8 @@ def cluster(image, tmp_path_factory) -> Iterator[Cluster]:
 
 
 def test_install_ask_change_uninstall(cluster, image):
-    cluster.kubectl("apply", "--filename", "-", stdin=SERVERS.replace("IMAGE", f"docker.io/library/{image}"))
-    repository, _, tag = f"docker.io/library/{image}".rpartition(":")
+    cluster.kubectl("apply", "--filename", "-", stdin=SERVERS.replace("IMAGE", image))
+    repository, _, tag = image.rpartition(":")
     values = [
         "pool.selector.app=vllm",
         "pool.create=false",
