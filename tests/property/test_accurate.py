@@ -74,6 +74,7 @@ class Wire:
                 self.feed.disconnected(0)
                 self.ask(self.feed.connected(0))
             case "overtake":
+                self.arrive()  # What a connection has brought is read before the next one stands; else nothing could tell the lives apart.
                 passed = engine.seq
                 engine.restart()
                 for number in range(passed + 1):
