@@ -70,11 +70,13 @@ class Wire:
             case "clear":
                 self.publish(engine.clear())
             case "restart":
+                # What a connection has brought is read before the next one stands; else nothing could tell two lives apart.
+                self.arrive()
                 engine.restart()
                 self.feed.disconnected(0)
                 self.ask(self.feed.connected(0))
             case "overtake":
-                self.arrive()  # What a connection has brought is read before the next one stands; else nothing could tell the lives apart.
+                self.arrive()
                 passed = engine.seq
                 engine.restart()
                 for number in range(passed + 1):
