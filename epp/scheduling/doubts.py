@@ -27,6 +27,9 @@ def find_doubts(config: EndpointPickerConfig, plugins: Mapping[str, Plugin], pat
     flow = config.flow_control
     if flow is not None and (flow.saturation_detector is None or flow != FlowControl(saturation_detector=flow.saturation_detector)):
         yield "flowControl: has no effect while the feature gate is shut, but for saturationDetector"
+    for index, gate in enumerate(config.feature_gates):
+        if gate == "haPopulateNonLeaderDatastore=false":
+            yield f"featureGates[{index}]: has no effect, a picker that does not lead follows the pool all the same"
     yield from _profiles(config, plugins)
     yield from _unused(config, plugins)
     yield from _detectors(config, plugins)

@@ -91,6 +91,7 @@ def test_nginx_gateway_fabric_checks_a_certificate_that_can_be_checked(chart, va
         (["standalone.enabled=true", "pool.create=false"], f"port-forward service/{NAME} 8080:80"),
         (["pool.create=false"], f"ask {HOST}:9002 (ext_proc, TLS)"),
         (["replicas=2"], "only the leader is"),
+        (["replicas=2", "highAvailability=active-active"], "highAvailability=leader asks one of them alone"),
         (["metrics.authentication.enabled=true"], f"--clusterrole={NAMESPACE}-{NAME}-metrics-reader"),
         ([], f"edit configmap {NAME}"),
     ],
@@ -102,4 +103,6 @@ def test_the_notes_say_what_to_do_next(chart, values, said):
 
 def test_the_notes_warn_only_of_what_is(chart):
     assert "NOTE" not in chart.notes("gateway.provider=istio", *ISSUED, "gateway.istio.credentialName=authority")
+    assert "NOTE" not in chart.notes("replicas=2")
+    assert "NOTE" not in chart.notes("replicas=2", "strategy.chain={consistent-hash}")
     assert "no public registry" not in chart.notes("image.repository=registry.example/epp")

@@ -344,6 +344,10 @@ def test_selectors_that_somebody_can_pass(first, second):
             " {name: a, rules: [{matches: [{model: {value: m}}], targets: [{modelRewrite: y}]}]}]",
             "modelRewrites[0].rules[0]: another rule has all that it matches, so it has no effect",
         ),
+        (
+            "featureGates: [haPopulateNonLeaderDatastore=false]",
+            "featureGates[0]: has no effect, a picker that does not lead follows the pool all the same",
+        ),
         ("flowControl: {}", "flowControl: has no effect while the feature gate is shut, but for saturationDetector"),
         (
             "strategy: {chain: [accurate]}",
