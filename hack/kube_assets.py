@@ -86,6 +86,13 @@ CRDS = (
         names=tuple(f"gateway.networking.k8s.io_{plural}" for plural in GATEWAYS),
     ),
     Crds(
+        name="conformance",  # no definitions, but what the conformance suite of the extension stands on
+        module="sigs.k8s.io/gateway-api-inference-extension/conformance",
+        version="v1.6.0",
+        directory="resources",
+        names=("base",),
+    ),
+    Crds(
         name="prometheus",
         module="github.com/prometheus-operator/prometheus-operator",
         version="v0.85.0",

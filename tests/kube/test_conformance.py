@@ -4,8 +4,10 @@ The suite itself tests gateways and wants a cluster with one; here is its part t
 where it is told. The pickers start as the suite starts them, with the configuration in manifests/conformance.
 """
 
+import argparse
 import json
 import random
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from epp.flags import ServeOptions, add_serve_flags, read_serve_flags
 from epp.model.endpoint import join_host_port
 from epp.standalone.launcher import Envoy
 from epp.standalone.options import EndpointFile
@@ -26,7 +29,8 @@ from tests.kube.namespace import Namespace
 from tests.kube.pods import Pod, Pods, Servers
 from tests.kube.rig import Rig, until_known, write_endpoints
 
-CONFIG = yaml.safe_load((Path(__file__).parents[2] / "manifests" / "conformance" / "config.yaml").read_text())
+MANIFESTS = Path(__file__).parents[2] / "manifests" / "conformance"
+CONFIG = yaml.safe_load((MANIFESTS / "config.yaml").read_text())
 SELECTION, SERVED = "test-epp-endpoint-selection", "x-conformance-test-served-endpoint"
 BODY = b'{"model": "conformance-fake-model", "prompt": "Write as if you were a critic: San Francisco"}'
 READ = ["get", "list", "watch"]
@@ -82,6 +86,13 @@ def suite(namespace, pods, servers, rig, tmp_path_factory) -> Suite:
     return Suite(namespace, pods, servers, rig, tmp_path_factory.mktemp("endpoints"))
 
 
+def read(arguments: Sequence[str]) -> ServeOptions:
+    """The options that a Deployment's arguments stand for."""
+    parser = argparse.ArgumentParser()
+    add_serve_flags(parser)
+    return read_serve_flags(parser.parse_args(arguments))
+
+
 def post(gateway: Envoy, path: str, *selected: str) -> Response:
     """A completion, asked for on a path that no model server knows."""
     headers = [("content-type", "application/json"), (SELECTION, ",".join(selected))]
@@ -106,6 +117,36 @@ def servers_of(path: str, *selected: str, gateways: Sequence[Envoy], requests: i
     return Counter(answer.header("x-served-by") for answer in answers)
 
 
+def test_this_picker_takes_the_place_of_the_suites_own(control_plane, tmp_path):
+    """The suite's manifests, put together with ours by the kubectl of the instructions."""
+    shutil.copytree(MANIFESTS, tmp_path, dirs_exist_ok=True)
+    theirs = control_plane.assets.definitions("conformance")
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump_all(theirs))
+    objects = list(yaml.safe_load_all(control_plane.kubectl("kustomize", str(tmp_path))))
+    before, after = (
+        {(one["kind"], one["metadata"]["name"]): one for one in collection if one["kind"] != "Namespace"}
+        for collection in (theirs, objects)
+    )
+    config_map = after.pop(("ConfigMap", "epp-conformance"))
+    assert config_map["data"] == {"config.yaml": (MANIFESTS / "config.yaml").read_text()}
+    pickers = {name for kind, name in after if kind == "Deployment" and name.endswith("-endpoint-picker")}
+    assert len(pickers) == len([one for kind, one in before if kind == "InferencePool"]) == 5
+    for name in pickers:
+        new, old = after["Deployment", name]["spec"]["template"]["spec"], before["Deployment", name]["spec"]["template"]["spec"]
+        (container,), (old_container,) = new["containers"], old["containers"]
+        assert new.pop("volumes") == [{"name": "config", "configMap": {"name": "epp-conformance"}}]
+        assert container.pop("volumeMounts") == [{"name": "config", "mountPath": "/etc/epp", "readOnly": True}]
+        assert container.pop("image") != old_container.pop("image")
+        options = read(container["args"])
+        assert (options.grpc_port, options.grpc_health_port, str(options.config_file)) == (9002, 9003, "/etc/epp/config.yaml")
+        assert ("InferencePool", options.pool_name) in before
+        assert options.ignored == ("zap-encoder",)
+        assert container["args"].pop() == "--config-file=/etc/epp/config.yaml"
+        assert {container[f"{kind}Probe"]["grpc"]["service"] for kind in ("liveness", "readiness")} == {"inference-extension"}
+    assert after == before, "nothing else is another"
+    assert before["Role", "inference-model-reader"]["rules"] == RULES
+
+
 def test_gateway_following_epp_routing(suite):
     """GatewayFollowingEPPRouting, GatewayDestinationEndpointServed: by addresses alone, and who served is told."""
     pods = suite.pool("primary", [free_port()])
@@ -125,8 +166,8 @@ def test_gateway_following_epp_routing_with_data_parallelism(suite):
     first, second, third = pods
     with suite.gateway("dp", pods) as gateway:
         for pod in pods:
-            (answer,) = servers_of("/primary-gateway-dp-test", pod.ip, gateways=[gateway], requests=1, parallel=1)
-            assert answer in pod.addresses
+            for address in pod.addresses:
+                assert servers_of("/primary-gateway-dp-test", address, gateways=[gateway], requests=1, parallel=1) == {address: 1}
         for header, expected in (
             ([second.ip], second.addresses),
             ([first.ip, f"{third.ip}:{ranks[1]}"], first.addresses | {f"{third.ip}:{ranks[1]}"}),
