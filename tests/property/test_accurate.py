@@ -34,6 +34,8 @@ class Wire:
         self.sent = []
         """Published, not yet arrived."""
         self.replays = []
+        self.next = 0
+        """The number after the last that arrived."""
         self.ask(self.feed.connected(0))
 
     def ask(self, command):
@@ -46,7 +48,9 @@ class Wire:
 
     def arrive(self):
         while self.sent:
-            self.ask(self.feed.receive_live(0, *self.sent.pop(0), 0.0))
+            seq, payload = self.sent.pop(0)
+            self.next = seq + 1
+            self.ask(self.feed.receive_live(0, seq, payload, 0.0))
 
     def replay(self):
         rounds = 0
@@ -81,6 +85,10 @@ class Wire:
                 engine.restart()
                 for number in range(passed + 1):
                     engine.cache([number % 3, number // 3 % 3, *(number // 9 // 3**i % 3 for i in range(4))])
+                    engine.clear()
+                if (
+                    engine.seq == self.next
+                ):  # Without a replay, an engine that goes on at the very number cannot be told from the old one.
                     engine.clear()
                 self.feed.disconnected(0)
                 self.ask(self.feed.connected(0))
