@@ -1,6 +1,7 @@
 """A leader elected by a Lease of a real API server, by pickers with the rights that the chart gives them."""
 
 import signal
+import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -84,7 +85,9 @@ def test_a_leader_that_stops_hands_over_and_no_request_fails(namespace, pods, ri
         sent.wait_for(50)
         assert not is_ready(second)
         first.child.signal(signal.SIGTERM)
+        told_s = time.monotonic()
         eventually(lambda: is_ready(second), "the other leads at once, by the watch", TIMING.retry_s)
+        record_property("handover_s", round(time.monotonic() - told_s, 3))
         eventually(lambda: first.health(EXT_PROC) == "NOT_SERVING", "the first turns requests away")
         assert first.child.wait(10) == 0
         sent.wait_for(50)
