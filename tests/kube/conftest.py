@@ -38,7 +38,7 @@ def pods(namespace: Namespace, servers: Servers) -> Iterator[Pods]:
 
 @pytest.fixture
 def rig(control_plane: ControlPlane, tmp_path, request: pytest.FixtureRequest) -> Rig:
-    rig = Rig(control_plane, tmp_path)
+    rig = Rig(control_plane, tmp_path, getattr(request, "param", "native"))
     request.node.stash[RIG] = rig
     return rig
 

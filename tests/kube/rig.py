@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from epp.standalone.endpoints import endpoints_json, write
@@ -29,6 +30,8 @@ from tests.kube.pods import Pod
 from tests.kube.traffic import LATE_S
 
 BASE = {"apiVersion": "llm-d.ai/v1alpha1", "kind": "EndpointPickerConfig"}
+EITHER_TRANSPORT = pytest.mark.parametrize("rig", ["native", "grpcio"], indirect=True)
+"""For tests in which streams live and end while pickers or pods come and go; the others run over the picker's own choice."""
 APPROXIMATE: Mapping[str, Any] = {"strategy": {"chain": ["approximate"]}}
 POOL = "pool"
 
@@ -58,9 +61,10 @@ def write_endpoints(file: Path, pods: Sequence[Pod]) -> None:
 class Rig:
     """Starts pickers and Envoys, keeps them for the log on failure, and ends them."""
 
-    def __init__(self, control_plane: ControlPlane, directory: Path) -> None:
+    def __init__(self, control_plane: ControlPlane, directory: Path, transport: str = "native") -> None:
         self.control_plane = control_plane
         self._directory = directory
+        self._transport = transport
         self.children: list[Child] = []
 
     @contextmanager
@@ -94,7 +98,7 @@ class Rig:
             given += ["--config-file", str(file)]
         user = kubeconfig or self._discoverer(namespace)
         variables = {"KUBECONFIG": str(user), "NAMESPACE": namespace.name, **(environment or {})}
-        picker = PickerProcess(given, how=How(flags=flags, environment=variables))
+        picker = PickerProcess(given, how=How(flags=[f"--transport={self._transport}", *flags], environment=variables))
         self.children.append(picker.child)
         try:
             if ready:

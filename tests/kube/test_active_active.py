@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 from tests.data_plane.clients import request
 from tests.data_plane.rig import EXT_PROC, PickerProcess, eventually
-from tests.kube.rig import addresses, until_known
+from tests.kube.rig import EITHER_TRANSPORT, addresses, until_known
 from tests.kube.traffic import traffic
 
 CONSISTENT = {"strategy": {"chain": ["consistent-hash"]}}
@@ -50,6 +50,7 @@ def test_a_prefix_goes_to_the_same_endpoint_whichever_picker_is_asked(namespace,
         assert min(shares) > 0, "both were asked"
 
 
+@EITHER_TRANSPORT
 def test_pickers_are_replaced_one_by_one_under_traffic(namespace, pods, rig, record_property):
     namespace.pool(labels=pods.labels, ports=pods.ports)
     pods.add(), pods.add()

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from epp.standalone.options import EndpointFile
 from tests.data_plane.rig import eventually
 from tests.kube.pods import Pod
-from tests.kube.rig import addresses, until_known, write_endpoints
+from tests.kube.rig import EITHER_TRANSPORT, addresses, until_known, write_endpoints
 from tests.kube.traffic import Traffic, traffic
 
 GRACE_S = 1.5
@@ -22,6 +22,7 @@ def late_s(sent: Traffic, pods: list[Pod]) -> float:
     return max((one.sent_s - gone[one.server] for one in sent.answers if one.server in gone), default=0.0)
 
 
+@EITHER_TRANSPORT
 def test_twenty_pods_are_replaced_and_nobody_notices(namespace, pods, rig, record_property):
     namespace.pool(labels=pods.labels, ports=pods.ports)
     for _ in range(4):
@@ -88,6 +89,7 @@ def test_pods_that_die_without_a_word_cost_only_what_they_were_answering(namespa
         assert len(sent.failed) <= 4
 
 
+@EITHER_TRANSPORT
 def test_of_two_pickers_one_can_be_stopped_and_one_can_be_killed(namespace, pods, rig):
     """Active-active: both know everything by themselves. An orderly stop costs nothing, a crash what was passing through it."""
     namespace.pool(labels=pods.labels, ports=pods.ports)

@@ -9,7 +9,7 @@ from epp.kube.reflector import PAGE_OBJECTS
 from tests.data_plane.clients import new_id, request
 from tests.data_plane.rig import EXT_PROC, RANDOM, eventually, free_port
 from tests.kube.pods import Pods
-from tests.kube.rig import addresses, known, until_known
+from tests.kube.rig import EITHER_TRANSPORT, addresses, known, until_known
 from tests.kube.traffic import LATE_S, traffic
 
 BODY = b'{"model": "tiny", "prompt": "hello", "max_tokens": 1}'
@@ -80,6 +80,7 @@ def test_a_pod_that_is_not_ready_is_not_picked_until_it_is_again(namespace, pods
     assert not sent.failed
 
 
+@EITHER_TRANSPORT
 def test_a_changed_selector_is_followed_under_traffic(namespace, pods, rig):
     namespace.pool(labels=pods.labels, ports=pods.ports)
     old = [pods.add(), pods.add()]
@@ -100,6 +101,7 @@ def test_a_changed_selector_is_followed_under_traffic(namespace, pods, rig):
     assert not sent.failed
 
 
+@EITHER_TRANSPORT
 def test_changed_ports_are_followed_under_traffic(namespace, two_ports, rig):
     first, second = two_ports.ports
     namespace.pool(labels=two_ports.labels, ports=[first])
