@@ -75,6 +75,21 @@ class How:
     config: Mapping[str, Any] = field(default_factory=lambda: APPROXIMATE)
 
 
+def health(host: str, port: int, service: str) -> str:
+    """What a gRPC health service says of a service: a status, or the name of the error."""
+    with grpc.insecure_channel(f"{host}:{port}") as channel:
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        try:
+            answer = check(health_pb2.HealthCheckRequest(service=service), timeout=2)
+        except grpc.RpcError as error:
+            return error.code().name
+        return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+
+
 class PickerProcess:
     """A picker on three ports of its own, and what it says of itself.
 
@@ -113,17 +128,7 @@ class PickerProcess:
 
     def health(self, service: str) -> str:
         """What the health port says of a service: a status, or the name of the error."""
-        with grpc.insecure_channel(f"{self.host}:{self.health_port}") as channel:
-            check = channel.unary_unary(
-                "/grpc.health.v1.Health/Check",
-                request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-                response_deserializer=health_pb2.HealthCheckResponse.FromString,
-            )
-            try:
-                answer = check(health_pb2.HealthCheckRequest(service=service), timeout=2)
-            except grpc.RpcError as error:
-                return error.code().name
-            return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+        return health(self.host, self.health_port, service)
 
     def page(self, path: str) -> Any:
         """What a page of the admin port says, which is JSON."""
