@@ -103,7 +103,7 @@ class Family:
     def _find(self, page: bytes) -> int | None:
         """Return where the first line of the metric starts."""
         if self._starts_at(page, self._at):
-            return self._at
+            return self._first_from(page, self._at)
         if self._starts_at(page, 0):
             return 0
         needle = b"\n" + self._name
@@ -114,6 +114,13 @@ class Family:
                 return self._at
             at = page.find(needle, at + 1)
         return None
+
+    def _first_from(self, page: bytes, at: int) -> int:
+        """Return where the group begins of which a line starts here: where the first line was, there may now be a later one."""
+        while at and self._starts_at(page, before := page.rfind(b"\n", 0, at - 1) + 1):
+            at = before
+        self._at = at
+        return at
 
     def _starts_at(self, page: bytes, at: int) -> bool:
         """Whether a line of exactly this metric starts here."""

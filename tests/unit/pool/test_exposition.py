@@ -38,6 +38,15 @@ def test_the_same_lines_are_not_parsed_again():
     assert value(family.read(b"# HELP moved\nup 2\nother 5\n")) == 2
 
 
+def test_a_line_that_starts_where_the_first_one_did_does_not_hide_those_before_it():
+    family = Family("up")
+    assert [one.value for one in family.read(b"# a comment\nup 1\n")] == [1]
+    page = b'up{x="1"} 3\nup 44\nup 5\n'
+    assert page.startswith(b"up 44", 12)
+    for _ in range(2):
+        assert [one.value for one in family.read(page)] == [3, 44, 5]
+
+
 def test_a_series_that_goes_away():
     family = Family("up")
     assert value(family.read(b"x 1\nup 1\n")) == 1
