@@ -17,7 +17,7 @@ class DemoOptions:
 
     strategies: tuple[str, ...] = tuple(STRATEGIES)
     endpoints: int = 3
-    seconds: float = 15.0
+    seconds: float = 11.0
     """Length of the workload, for each strategy."""
     rate: float = 9.0
     """Requests per second."""
