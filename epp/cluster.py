@@ -57,7 +57,6 @@ class Cluster:
         self._objectives = (
             ObjectiveWatch(self.api, source, objectives, clock=clock, random=random) if isinstance(source, PoolRef) else None
         )
-
         self._elector = self._make_elector(options, told, random) if options.leader_election else None
 
     async def __aenter__(self) -> Self:

@@ -177,6 +177,16 @@ def _boolean(group: argparse._ArgumentGroup, name: str, default: bool | None, he
 def add_serve_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags to a parser."""
     default = ServeOptions()
+    _add_configuration(parser)
+    _add_kubernetes(parser, default)
+    _add_ports(parser, default)
+    _add_tls(parser)
+    _add_running(parser)
+    for name in WITHOUT_EFFECT:
+        parser.add_argument(f"--{name}", nargs="?", const="true", help=argparse.SUPPRESS)
+
+
+def _add_configuration(parser: argparse.ArgumentParser) -> None:
     config = parser.add_argument_group("configuration")
     config.add_argument("--config-file", type=Path, metavar="FILE", help="an EndpointPickerConfig")
     config.add_argument("--config-text", metavar="YAML", help="the same, inline")
@@ -188,6 +198,9 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
     )
     _boolean(config, "--watch-config", True, "take up changes of the file and the ConfigMap without a restart (true)")
     _boolean(config, "--allow-experimental-plugins", False, "admit plugins marked experimental")
+
+
+def _add_kubernetes(parser: argparse.ArgumentParser, default: ServeOptions) -> None:
     kubernetes = parser.add_argument_group("Kubernetes (with KUBECONFIG, or as the pod's service account)")
     kubernetes.add_argument("--pool-name", type=parse_name, metavar="NAME", default="", help="InferencePool to serve")
     kubernetes.add_argument(
@@ -207,6 +220,9 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
     )
     _boolean(kubernetes, "--ha-enable-leader-election", None, "of several, have one elected and be ready alone (false)")
     _boolean(kubernetes, "--metrics-endpoint-auth", None, "have who reads metrics and other pages show a token (true)")
+
+
+def _add_ports(parser: argparse.ArgumentParser, default: ServeOptions) -> None:
     ports = parser.add_argument_group("ports")
     ports.add_argument("--grpc-port", type=_port, metavar="PORT", default=default.grpc_port, help="ext_proc (%(default)s)")
     ports.add_argument(
@@ -221,6 +237,9 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
         "--transport", choices=("native", "grpcio"), default=default.transport, help="what carries streams (%(default)s)"
     )
     ports.add_argument("--grpc-max-recv-msg-size", type=parse_size, default=-1, metavar="SIZE", help="such as 10MiB (no limit)")
+
+
+def _add_tls(parser: argparse.ArgumentParser) -> None:
     tls = parser.add_argument_group("TLS")
     _boolean(tls, "--secure-serving", True, "TLS on the ext_proc port (true)")
     tls.add_argument("--cert-path", type=Path, metavar="DIR", help="directory of tls.crt and tls.key (self-signed without)")
@@ -228,6 +247,9 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
     tls.add_argument("--tls-min-version", default="", metavar="VERSION", help="VersionTLS12 or, native, VersionTLS13")
     tls.add_argument("--metrics-cert-dir", type=Path, metavar="DIR", help="the same for the metrics port (plain HTTP without)")
     tls.add_argument("--metrics-client-ca-file", type=Path, metavar="FILE", help="who reads metrics shows a certificate of these")
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
     running = parser.add_argument_group("running")
     running.add_argument(
         "--refresh-metrics-interval", type=parse_duration, default=0.05, metavar="TIME", help="of busy endpoints (50ms)"
@@ -244,8 +266,6 @@ def add_serve_flags(parser: argparse.ArgumentParser) -> None:
         help="0 warnings, 1 and 2 decisions too, 3 to 5 everything (%(default)s)",
     )
     running.add_argument("--log-format", choices=("json", "text"), default="json", help="(%(default)s)")
-    for name in WITHOUT_EFFECT:
-        parser.add_argument(f"--{name}", nargs="?", const="true", help=argparse.SUPPRESS)
 
 
 def read_serve_flags(arguments: argparse.Namespace) -> ServeOptions:

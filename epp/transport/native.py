@@ -9,6 +9,7 @@ that pile up, and a second process that binds the same port unnoticed.
 
 import asyncio
 import socket
+from contextlib import suppress
 
 from epp.transport.base import Transport, TransportOptions
 from epp.transport.native_call import Inbound
@@ -69,10 +70,9 @@ class NativeTransport(Transport):
         assert self._shared is not None
         if self._shared.links and within_s > 0:
             self._shared.gone.clear()
-            try:
-                await asyncio.wait_for(self._shared.gone.wait(), within_s)
-            except TimeoutError:
-                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within_s):  # `wait_for` of Python 3.11 can swallow the cancellation by a second signal
+                    await self._shared.gone.wait()
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
