@@ -1,13 +1,12 @@
-"""Serialized ext_proc messages to events, and answers to serialized messages: the only importer of the generated classes.
+"""Serialized ext_proc messages to events, and answers to serialized messages; with `pieces` all that knows the generated classes.
 
-Most messages are pieces of bodies, and they do not go through protobuf at all: their framing is a few bytes, read and written here
-by hand, so that a chunk on its way costs a copy and not a parse. In Envoy's serialization the body comes first; whatever has not
-exactly the shape that is read here takes the way through protobuf.
+What comes most often does not go through protobuf: pieces of bodies and headers as Envoy sends them are read by hand (`pieces`),
+and the few bytes around a chunk that goes back are written by hand.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import TypeAlias, assert_never
+from typing import assert_never
 
 from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Value
@@ -18,7 +17,6 @@ from epp.extproc.events import (
     AnswerBody,
     AnswerHeaders,
     AnswerTrailers,
-    BodyMode,
     Event,
     Modes,
     Reject,
@@ -32,6 +30,7 @@ from epp.extproc.events import (
     Side,
     StreamBody,
 )
+from epp.extproc.pieces import Bytes, modes_of, read_field, split_body, split_headers
 from epp.model.request import RequestHead
 from epp.pb import ext_proc_pb2 as pb
 
@@ -46,11 +45,7 @@ DROP_REASON = "x-llm-d-request-dropped-reason"
 CHUNK_BYTES_MAX = 62_000
 """Most body bytes in one message: some implementations refuse more than 64 KiB with the framing, the reference picker uses this."""
 
-Bytes: TypeAlias = bytes | memoryview
-
 _OVERWRITE = pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
-# GRPC (5) is answered like full duplex, and so is what Envoy may yet invent.
-_MODES = {int(mode): mode for mode in BodyMode}
 
 
 # ---- decode
@@ -66,6 +61,10 @@ def decode(message: bytes) -> Event | None:
     if piece is not None:
         side, data, end = piece
         return ResponseBody(data, end) if side is Side.RESPONSE else RequestBody(data, end)  # type: ignore[arg-type]  # bytes there
+    headers = split_headers(message)
+    if headers is not None:
+        side, fields, end, modes = headers
+        return _request_headers(fields, None, end, modes) if side is Side.REQUEST else _response_headers(fields, "", end, modes)
     try:
         request = pb.ProcessingRequest.FromString(message)
     except DecodeError:
@@ -74,100 +73,42 @@ def decode(message: bytes) -> Event | None:
     return read(request) if read is not None else None
 
 
-def split_body(message: bytes) -> tuple[Side, Bytes, bool] | None:
-    """Return whose body a message carries a piece of, the piece and whether it is the last; None when there is more to read in it.
-
-    What is taken is what Envoy 1.40 sends: `22|2a <length> [0a <length> <piece>] [10 01] [42 <length> <metadata>]`, that is,
-    `request_body` or `response_body`, holding `body` and `end_of_stream`, and behind it `metadata_context`. That is often empty;
-    of a response it is not read, of a request it may hold a subset hint.
-    """
-    side = _BODY_TAGS.get(message[:1])
-    if side is None:
-        return None
-    try:
-        length, at = _varint(message, 1)
-        stop = at + length
-        if stop != len(message) and not _unread(message, stop, side):
-            return None
-        data: Bytes = b""
-        if at < stop and message[at] == 0x0A:
-            length, start = _varint(message, at + 1)
-            at = start + length
-            # Pieces of a request are put together before anybody looks at them: no copy here.
-            data = message[start:at] if side is Side.RESPONSE else memoryview(message)[start:at]
-    except IndexError:
-        return None
-    if at == stop:
-        return side, data, False
-    return (side, data, True) if message[at:stop] == b"\x10\x01" else None
-
-
-def _unread(message: bytes, at: int, side: Side) -> bool:
-    """Whether metadata that nobody reads is all that follows from `at` on."""
-    if message[at] != 0x42:
-        return False
-    length, start = _varint(message, at + 1)
-    return start + length == len(message) and (length == 0 or side is Side.RESPONSE)
-
-
-_BODY_TAGS = {b"\x22": Side.REQUEST, b"\x2a": Side.RESPONSE}
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """Return the number that starts at `at` and where the next field starts. Raises IndexError past the end."""
-    byte = message[at]
-    if byte < 0x80:
-        return byte, at + 1
-    value = shift = 0
-    while byte >= 0x80:
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        at += 1
-        byte = message[at]
-        if shift > 28:  # not a length that Envoy sends; protobuf will say
-            raise IndexError
-    return value | byte << shift, at + 1
-
-
-def _request_headers(request: pb.ProcessingRequest) -> RequestHeaders:
-    headers = _headers(request.request_headers)
-    # Gateways that are no Envoy may send no pseudo headers.
-    path = headers.get(":path") or headers.get("x-original-path") or headers.get("x-forwarded-path") or "/"
+def _request_headers(fields: dict[str, str], subset: tuple[str, ...] | None, end: bool, modes: Modes | None) -> RequestHeaders:
+    get = fields.get
     head = RequestHead(
-        path=path,
-        method=headers.get(":method", "POST"),
-        headers=headers,
-        subset=_subset(request),
-        request_id=headers.get("x-request-id", ""),
+        # Gateways that are no Envoy may send no pseudo headers.
+        path=get(":path") or get("x-original-path") or get("x-forwarded-path") or "/",
+        method=get(":method", "POST"),
+        headers=fields,
+        subset=subset,
+        request_id=get("x-request-id", ""),
     )
-    return RequestHeaders(head, request.request_headers.end_of_stream, _modes(request))
+    return RequestHeaders(head, end, modes)
 
 
-def _response_headers(request: pb.ProcessingRequest) -> ResponseHeaders:
-    headers = _headers(request.response_headers)
-    status = headers.get(":status", "")
-    served = _metadata(request, NAMESPACE, SERVED)
-    return ResponseHeaders(
-        int(status) if status.isascii() and status.isdigit() else 0,
-        headers,
-        request.response_headers.end_of_stream,
-        served.string_value if served is not None else "",
-        _modes(request),
+def _response_headers(fields: dict[str, str], served: str, end: bool, modes: Modes | None) -> ResponseHeaders:
+    status = fields.get(":status", "")
+    return ResponseHeaders(int(status) if status.isascii() and status.isdigit() else 0, fields, end, served, modes)
+
+
+def _read_request_headers(request: pb.ProcessingRequest) -> RequestHeaders:
+    return _request_headers(
+        _fields(request.request_headers), _subset(request), request.request_headers.end_of_stream, _modes(request)
     )
 
 
-def _headers(message: pb.HttpHeaders) -> dict[str, str]:
-    """Return the headers with lower-case names; Envoy sends `raw_value`, others `value`."""
-    return {header.key.lower(): header.raw_value.decode("latin-1") or header.value for header in message.headers.headers}
+def _read_response_headers(request: pb.ProcessingRequest) -> ResponseHeaders:
+    found = _metadata(request, NAMESPACE, SERVED)
+    served = found.string_value if found is not None else ""
+    return _response_headers(_fields(request.response_headers), served, request.response_headers.end_of_stream, _modes(request))
+
+
+def _fields(message: pb.HttpHeaders) -> dict[str, str]:
+    return dict(map(read_field, message.headers.headers))
 
 
 def _modes(request: pb.ProcessingRequest) -> Modes | None:
-    if not request.HasField("protocol_config"):
-        return None
-    config = request.protocol_config
-    return Modes(
-        _MODES.get(config.request_body_mode, BodyMode.FULL_DUPLEX), _MODES.get(config.response_body_mode, BodyMode.FULL_DUPLEX)
-    )
+    return modes_of(request.protocol_config) if request.HasField("protocol_config") else None
 
 
 def _metadata(request: pb.ProcessingRequest, namespace: str, key: str) -> Value | None:
@@ -190,10 +131,10 @@ def _subset(request: pb.ProcessingRequest) -> tuple[str, ...] | None:
 
 
 _READERS: Mapping[str, Callable[[pb.ProcessingRequest], Event]] = {
-    "request_headers": _request_headers,
+    "request_headers": _read_request_headers,
     "request_body": lambda request: RequestBody(request.request_body.body, request.request_body.end_of_stream, _subset(request)),
     "request_trailers": lambda _: RequestTrailers(),
-    "response_headers": _response_headers,
+    "response_headers": _read_response_headers,
     "response_body": lambda request: ResponseBody(request.response_body.body, request.response_body.end_of_stream),
     "response_trailers": lambda _: ResponseTrailers(),
 }

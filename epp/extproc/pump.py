@@ -7,11 +7,25 @@ server: whatever goes wrong with one stream is answered on that stream.
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, assert_never
 
 from epp.errors import RequestError, WireError
 from epp.extproc.codec import decode, encode
-from epp.extproc.events import Action, Decided, Event, Finish, FirstToken, GiveUp, Refused, Reject, Schedule
+from epp.extproc.events import (
+    Action,
+    AnswerBody,
+    AnswerHeaders,
+    AnswerTrailers,
+    Decided,
+    Event,
+    Finish,
+    FirstToken,
+    GiveUp,
+    Refused,
+    Reject,
+    Schedule,
+    StreamBody,
+)
 from epp.extproc.options import DEFAULTS, WireOptions
 from epp.extproc.session import Session
 from epp.model.decision import Decision, Outcome
@@ -101,6 +115,9 @@ class Pump:
 
     def _do(self, action: Action) -> None:
         match action:
+            case StreamBody() | AnswerHeaders() | AnswerBody() | AnswerTrailers():  # first, since most are
+                for message in encode(action):
+                    self._outlet.send(message)
             case Schedule():
                 self._schedule(action)
             case GiveUp():
@@ -114,8 +131,7 @@ class Pump:
                 self._outlet.send(encode(action)[0])
                 self._outlet.close()
             case _:
-                for message in encode(action):
-                    self._outlet.send(message)
+                assert_never(action)
 
     def _schedule(self, action: Schedule) -> None:
         self._asked = True

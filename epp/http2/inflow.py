@@ -40,6 +40,7 @@ from epp.http2.streams import RECEIVED, Refusal, State, Stream, Streams
 
 _OF_THE_CONNECTION = frozenset({SETTINGS, PING, GOAWAY})
 """Frames on stream 0; WINDOW_UPDATE may be, the others must not."""
+_OPEN = State.OPEN
 _SIZES = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
 
 
@@ -138,7 +139,10 @@ class Inflow:
                 return at
             at += HEADER_BYTES
             try:
-                self._read_frame(kind, flags, stream_id & STREAM_BITS, data[at : at + size])
+                if kind == DATA and self._block is None:  # most are
+                    self._read_data(flags, stream_id & STREAM_BITS, data[at : at + size])
+                else:
+                    self._read_frame(kind, flags, stream_id & STREAM_BITS, data[at : at + size])
             except Http2Error as error:
                 if not error.stream_id:
                     raise
@@ -150,9 +154,6 @@ class Inflow:
     def _read_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         if self._block is not None and (kind != CONTINUATION or stream_id != self._block.stream_id):
             raise Http2Error("header block interrupted", Code.PROTOCOL_ERROR)  # section 6.10
-        if kind == DATA:  # first, since most are
-            self._read_data(flags, stream_id, payload)
-            return
         if not self.settled and (kind != SETTINGS or flags & ACK):
             raise Http2Error("the first frame is not SETTINGS", Code.PROTOCOL_ERROR)  # section 3.4
         if kind > CONTINUATION:
@@ -167,9 +168,11 @@ class Inflow:
     def _read_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         """Section 6.1."""
         size = len(payload)
-        self._count(size)
+        self._window -= size  # with its padding and whatever its stream
+        if self._window < self._limits.connection_window >> 1:
+            self._widen()
         stream = self._streams.open.get(stream_id)
-        if stream is None or stream.state is not State.OPEN:
+        if stream is None or stream.state is not _OPEN:
             self._refuse_data(stream, stream_id)
             return
         if flags & PADDED:
@@ -190,15 +193,13 @@ class Inflow:
             self._give_credit(stream)
         self.events.append(DataReceived(stream_id, payload, ended))
 
-    def _count(self, size: int) -> None:
-        """Count DATA, with its padding and whatever its stream, against the connection's window, and open that again in time."""
-        self._window -= size
-        full = self._limits.connection_window
+    def _widen(self) -> None:
+        """Open the connection's window again, of which less than half is left."""
         if self._window < 0:
             raise Http2Error("connection window exceeded", Code.FLOW_CONTROL_ERROR)
-        if self._window < full >> 1:
-            self._out.reply(frames.window_update(0, full - self._window))
-            self._window = full
+        full = self._limits.connection_window
+        self._out.reply(frames.window_update(0, full - self._window))
+        self._window = full
 
     def _refuse_data(self, stream: Stream | None, stream_id: int) -> None:
         """DATA on a stream that is not open any more."""

@@ -94,14 +94,14 @@ class Call:
 
     def receive(self, data: bytes) -> None:
         """Take a piece of the request."""
-        if self._over or self._deframer is None or self._handler is None:
+        deframer, handler = self._deframer, self._handler
+        if self._over or deframer is None or handler is None:
             return
-        receive = self._handler.receive
         try:
-            for message in self._deframer.feed(data):
-                receive(message)
-            if self._deframer.held_bytes != self._held:
-                difference = self._deframer.held_bytes - self._held
+            for message in deframer.feed(data):
+                handler.receive(message)
+            difference = deframer.held_bytes - self._held
+            if difference and not self._over:
                 self._held += difference
                 self._link.inbound.change(difference)
         except StatusError as error:

@@ -91,7 +91,10 @@ class Link(asyncio.Protocol):
         self._heard = now = self._loop.time()
         self._turn = True
         for event in self.http2.receive(data, now):
-            self._handle(event)
+            if type(event) is DataReceived:  # most are
+                self._receive(event)
+            else:
+                self._handle(event)
         self._flush()
         if self.http2.more and not self._socket.is_closing():
             self._socket.pause_reading()

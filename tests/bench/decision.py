@@ -104,13 +104,13 @@ def bodies(size: int) -> list[bytes]:
     ]
 
 
-def messages_of(body: bytes, *, lean: bool) -> list[bytes]:
+def messages_of(body: bytes, *, lean: bool, request_id: str = HEADERS["x-request-id"]) -> list[bytes]:
     """Return the ext_proc messages of one request as Envoy sends them."""
     first = pb.ProcessingRequest()
     first.protocol_config.request_body_mode = pb.FULL_DUPLEX_STREAMED
     if not lean:
         first.protocol_config.response_body_mode = pb.FULL_DUPLEX_STREAMED
-    for key, value in HEADERS.items():
+    for key, value in (HEADERS | {"x-request-id": request_id}).items():
         first.request_headers.headers.headers.add(key=key, raw_value=value.encode())
     pieces = [body[start : start + PIECE_BYTES] for start in range(0, len(body), PIECE_BYTES)]
     parts = [pb.HttpBody(body=piece) for piece in pieces] + [pb.HttpBody(end_of_stream=True)]

@@ -6,8 +6,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from epp.errors import WireError
-from epp.extproc.codec import CHUNK_BYTES_MAX, decode, encode, frame_chunk, split_body
-from epp.extproc.events import RequestBody, ResponseBody, Side, StreamBody
+from epp.extproc.codec import CHUNK_BYTES_MAX, decode, encode, frame_chunk
+from epp.extproc.events import BodyMode, Modes, RequestBody, RequestHeaders, ResponseBody, ResponseHeaders, Side, StreamBody
+from epp.extproc.pieces import HEADER_KEPT_BYTES, split_body, split_headers
 from epp.pb import ext_proc_pb2 as pb
 
 # Sizes around every change of a length's length, without making Hypothesis draw the bytes.
@@ -103,3 +104,65 @@ def test_garbage_is_read_as_protobuf_reads_it(message):
             assert event is None
         case _:
             assert event is not None
+
+
+FIELDS = st.lists(
+    st.tuples(
+        st.sampled_from([":path", "X-Request-Id", "x-request-id", "authorization", "cookie"]) | st.text(max_size=20),
+        st.binary(max_size=40) | st.sampled_from([b"", b"y" * 130, b"z" * HEADER_KEPT_BYTES, bytes(20_000)]),
+        st.text(max_size=5),
+    ),
+    max_size=6,
+)
+MODES = st.none() | st.tuples(st.integers(0, 7), st.integers(0, 7))
+
+
+def headers(side: Side, fields, end: bool, modes, metadata: dict[str, str] | None) -> pb.ProcessingRequest:
+    message = pb.ProcessingRequest()
+    part = message.request_headers if side is Side.REQUEST else message.response_headers
+    part.SetInParent()
+    part.end_of_stream = end
+    for key, raw, value in fields:
+        part.headers.headers.add(key=key, raw_value=raw, value=value)
+    if modes is not None:
+        message.protocol_config.SetInParent()
+        message.protocol_config.request_body_mode, message.protocol_config.response_body_mode = modes
+    if metadata is not None:
+        message.metadata_context.SetInParent()
+        for namespace, value in metadata.items():
+            message.metadata_context.filter_metadata[namespace].fields["key"].string_value = value
+    return message
+
+
+def mode(number: int) -> BodyMode:
+    return BodyMode(number) if number < 5 else BodyMode.FULL_DUPLEX
+
+
+@given(SIDES, FIELDS, st.booleans(), MODES, METADATA)
+def test_headers_are_read_as_protobuf_would(side, fields, end, modes, metadata):
+    message = headers(side, fields, end, modes, metadata).SerializeToString()
+    expected = {key.lower(): raw.decode("latin-1") or value for key, raw, value in fields}
+    said = None if modes is None else Modes(mode(modes[0]), mode(modes[1]))
+    found = split_headers(message)
+    if metadata:
+        assert found is None
+    elif fields:
+        assert found is not None
+    event = decode(message)
+    assert isinstance(event, RequestHeaders if side is Side.REQUEST else ResponseHeaders)
+    assert (event.head.headers if side is Side.REQUEST else event.headers) == expected
+    assert (event.end, event.modes) == (end, said)
+
+
+@given(SIDES, FIELDS, MODES, st.integers(0, 400), st.binary(max_size=3), st.integers(0, 3))
+def test_headers_that_are_broken_mean_what_protobuf_takes_them_for(side, fields, modes, at, patch, cut):
+    whole = headers(side, fields, False, modes, None).SerializeToString()
+    message = whole[:at] + patch + whole[at + cut :]
+    found = split_headers(message)
+    if found is None:
+        return
+    parsed = pb.ProcessingRequest.FromString(message)  # what is read by hand is no garbage to protobuf
+    part = parsed.request_headers if found.side is Side.REQUEST else parsed.response_headers
+    assert found.fields == {one.key.lower(): one.raw_value.decode("latin-1") or one.value for one in part.headers.headers}
+    assert found.end == part.end_of_stream
+    assert (found.modes is not None) == parsed.HasField("protocol_config")

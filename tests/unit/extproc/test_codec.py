@@ -3,7 +3,7 @@
 import pytest
 
 from epp.errors import WireError
-from epp.extproc.codec import CHUNK_BYTES_MAX, decode, encode, split_body
+from epp.extproc.codec import CHUNK_BYTES_MAX, decode, encode
 from epp.extproc.events import (
     AnswerHeaders,
     BodyMode,
@@ -15,6 +15,7 @@ from epp.extproc.events import (
     Side,
     StreamBody,
 )
+from epp.extproc.pieces import split_body
 from epp.pb import ext_proc_pb2 as pb
 
 

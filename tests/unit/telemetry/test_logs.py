@@ -2,13 +2,15 @@ import io
 import json
 import logging
 import threading
+import time
+from datetime import datetime
 
 import pytest
 
 from epp.errors import BadRequest
 from epp.model.request import RequestHead
 from epp.telemetry import logs
-from epp.telemetry.logs import BatchHandler, DecisionLog
+from epp.telemetry.logs import TOGETHER, BatchHandler, DecisionLog, configure
 from tests.unit.telemetry.facts import build_decision, build_outcome
 
 
@@ -135,3 +137,45 @@ def test_a_stream_that_blocks_does_not_block_those_who_log():
     stream.gate.set()
     undo()
     assert len(stream.getvalue().splitlines()) == 400
+
+
+def test_lines_that_are_made_together_keep_their_order_and_their_time():
+    stream = io.StringIO()
+    undo = configure(stream=stream)
+    before = time.time()
+    try:
+        for number in range(2 * TOGETHER + 3):
+            DecisionLog().decided(build_decision(request_id=f"r{number}"), duration_s=0.0, body_bytes=0)
+            if number == TOGETHER + 1:
+                logging.getLogger("epp").warning("between")
+    finally:
+        undo()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    names = [f"r{number}" for number in range(2 * TOGETHER + 3)]
+    names.insert(TOGETHER + 2, "between")
+    assert [line.get("request_id", line["message"]) for line in lines] == names
+    stamps = [datetime.fromisoformat(line["at"]).timestamp() for line in lines]
+    assert stamps == sorted(stamps)
+    assert before - 0.001 <= stamps[0] <= stamps[-1] <= time.time()
+
+
+def test_a_few_lines_do_not_wait_for_company_for_long():
+    stream = Noticing()
+    undo = configure(stream=stream)
+    try:
+        DecisionLog().decided(build_decision(), duration_s=0.0, body_bytes=0)
+        assert stream.written.wait(10)
+    finally:
+        undo()
+
+
+class Noticing(io.StringIO):
+    """Says when something has been written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.written.set()
+        return super().write(text)
