@@ -1,7 +1,7 @@
-"""Serialized ext_proc messages to events, and answers to serialized messages; with `pieces` all that knows the generated classes.
+"""Serialized ext_proc messages to events, and answers to serialized messages; with `fast_decode` all that knows generated classes.
 
-What comes most often does not go through protobuf: pieces of bodies and headers as Envoy sends them are read by hand (`pieces`),
-and the few bytes around a chunk that goes back are written by hand.
+What comes most often does not go through protobuf: pieces of bodies and headers as Envoy sends them are read by `fast_decode`, and
+the few bytes around a chunk that goes back are written by hand.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ from epp.extproc.events import (
     Side,
     StreamBody,
 )
-from epp.extproc.pieces import Bytes, modes_of, read_field, split_body, split_headers
+from epp.extproc.fast_decode import Bytes, modes_of, read_field, split_body, split_headers
 from epp.model.request import RequestHead
 from epp.pb import ext_proc_pb2 as pb
 

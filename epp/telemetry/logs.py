@@ -26,9 +26,9 @@ LINES_MAX = 10_000
 """Lines that may wait to be written."""
 BATCH_S = 0.1
 """How long lines wait for company: one write for many of them costs a tenth of one write each."""
-TOGETHER = 32
+LINES_AT_ONCE = 32
 """Lines of decisions that are made at once."""
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "facts"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 _LEVELS = {name: name.lower() for name in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")}
 
@@ -76,8 +76,8 @@ class BatchHandler(logging.Handler):
     """Keeps lines, and has a thread write them. The standard library's queue listener costs four times as much a line.
 
     They are made here and not in that thread: two threads that both compute take the interpreter from each other, and of a hundred
-    requests one would wait for it some milliseconds. Those of decisions are made `TOGETHER` at a time, the last ones by the thread:
-    code that has just run is in the processor's cache, and made one by one between requests a line takes three times as long.
+    requests one would wait for it some milliseconds. Those of decisions are made `LINES_AT_ONCE`, the last ones by the thread: code
+    that has just run is in the processor's cache, and made one by one between requests a line takes three times as long.
 
     Args:
         stream: where to.
@@ -105,7 +105,7 @@ class BatchHandler(logging.Handler):
             return
         self._records.append(record)
         # What other records say may be something else a moment later.
-        if len(self._records) >= TOGETHER or not isinstance(record, Line):
+        if len(self._records) >= LINES_AT_ONCE or not isinstance(record, Line):
             self._make()
         if not self._some.is_set():
             self._some.set()
@@ -121,9 +121,8 @@ class BatchHandler(logging.Handler):
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
             dropped, self._dropped = self._dropped, 0
             if dropped:
-                record = logging.LogRecord(__name__, logging.WARNING, "", 0, "lines dropped", None, None)
-                record.facts = {"lines": dropped}
-                lines.append(self.format(record) + "\n")
+                values = {"name": __name__, "levelname": "WARNING", "msg": "lines dropped", "lines": dropped}
+                lines.append(self.format(logging.makeLogRecord(values)) + "\n")
             if lines:
                 self._stream.write("".join(lines))
                 self._stream.flush()
@@ -161,10 +160,10 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
         "logger": record.name,
         "message": record.getMessage(),
     }
-    facts: dict[str, Any] | None = getattr(record, "facts", None)
-    if facts is None:
-        facts = {name: value for name, value in vars(record).items() if name not in _STANDARD}
-    fields.update(facts)
+    if isinstance(record, Line):
+        fields.update(record.facts())
+    else:
+        fields.update((name, value) for name, value in vars(record).items() if name not in _STANDARD)
     if record.exc_info:
         fields["exception"] = logging.Formatter().formatException(record.exc_info)
     return fields
@@ -273,7 +272,7 @@ class Line(logging.LogRecord):
     Args:
         level: the standard library's.
         message: the constant part.
-        facts: called when the line is made.
+        facts: returns what varies; called when the line is made.
     """
 
     name = decisions.name
@@ -288,9 +287,4 @@ class Line(logging.LogRecord):
         self.levelname = logging.getLevelName(level)
         self.msg = message
         self.created = time.time()
-        self.make_facts = facts
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What varies."""
-        return self.make_facts()
+        self.facts = facts

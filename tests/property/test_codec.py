@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from epp.errors import WireError
 from epp.extproc.codec import CHUNK_BYTES_MAX, decode, encode, frame_chunk
 from epp.extproc.events import BodyMode, Modes, RequestBody, RequestHeaders, ResponseBody, ResponseHeaders, Side, StreamBody
-from epp.extproc.pieces import HEADER_KEPT_BYTES, split_body, split_headers
+from epp.extproc.fast_decode import HEADER_KEPT_BYTES, split_body, split_headers
 from epp.pb import ext_proc_pb2 as pb
 
 # Sizes around every change of a length's length, without making Hypothesis draw the bytes.

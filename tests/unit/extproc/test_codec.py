@@ -15,7 +15,7 @@ from epp.extproc.events import (
     Side,
     StreamBody,
 )
-from epp.extproc.pieces import split_body
+from epp.extproc.fast_decode import split_body
 from epp.pb import ext_proc_pb2 as pb
 
 

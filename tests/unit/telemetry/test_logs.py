@@ -10,7 +10,7 @@ import pytest
 from epp.errors import BadRequest
 from epp.model.request import RequestHead
 from epp.telemetry import logs
-from epp.telemetry.logs import TOGETHER, BatchHandler, DecisionLog, configure
+from epp.telemetry.logs import LINES_AT_ONCE, BatchHandler, DecisionLog, configure
 from tests.unit.telemetry.facts import build_decision, build_outcome
 
 
@@ -144,15 +144,15 @@ def test_lines_that_are_made_together_keep_their_order_and_their_time():
     undo = configure(stream=stream)
     before = time.time()
     try:
-        for number in range(2 * TOGETHER + 3):
+        for number in range(2 * LINES_AT_ONCE + 3):
             DecisionLog().decided(build_decision(request_id=f"r{number}"), duration_s=0.0, body_bytes=0)
-            if number == TOGETHER + 1:
+            if number == LINES_AT_ONCE + 1:
                 logging.getLogger("epp").warning("between")
     finally:
         undo()
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    names = [f"r{number}" for number in range(2 * TOGETHER + 3)]
-    names.insert(TOGETHER + 2, "between")
+    names = [f"r{number}" for number in range(2 * LINES_AT_ONCE + 3)]
+    names.insert(LINES_AT_ONCE + 2, "between")
     assert [line.get("request_id", line["message"]) for line in lines] == names
     stamps = [datetime.fromisoformat(line["at"]).timestamp() for line in lines]
     assert stamps == sorted(stamps)

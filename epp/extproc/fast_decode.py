@@ -1,4 +1,4 @@
-"""The two commonest kinds of message read by hand: pieces of bodies, and headers. Pure functions of bytes.
+"""The two commonest kinds of message, read without protobuf: pieces of bodies, and headers. Pure functions of bytes.
 
 Most messages are pieces of bodies; their framing is a few bytes, so that a chunk on its way costs a copy and not a parse. Of the
 headers most have been seen a moment ago: they are looked up by the bytes that they are. What is read here is what Envoy 1.40 sends,
