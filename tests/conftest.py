@@ -1,7 +1,8 @@
-"""What more than one directory of tests stands on: the control plane, started once for the whole run and only when a test asks."""
+"""What more than one directory of tests stands on: signals as a terminal has them, and a control plane, started once if wanted."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,11 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.kube.control_plane import ControlPlane
+
+
+def pytest_configure() -> None:
+    """Take SIGINT, and so have the processes that tests start take it: a shell has what it runs in the background ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
