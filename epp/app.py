@@ -17,7 +17,7 @@ from typing import Any
 
 import uvloop
 
-from epp import parts
+from epp import heap, parts
 from epp.admin.config_pages import ConfigPages
 from epp.admin.server import Admin
 from epp.cluster import Cluster
@@ -60,6 +60,7 @@ def run(options: ServeOptions) -> int:
         ConfigError: the configuration cannot be used.
         OSError: a port cannot be bound.
     """
+    heap.keep_freed()
     flush = logs.configure(verbosity=options.verbosity, json=options.log_format == "json")
     try:
         return _run(options)

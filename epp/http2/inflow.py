@@ -40,6 +40,8 @@ from epp.http2.streams import RECEIVED, Refusal, State, Stream, Streams
 
 _OF_THE_CONNECTION = frozenset({SETTINGS, PING, GOAWAY})
 """Frames on stream 0; WINDOW_UPDATE may be, the others must not."""
+_MUCH_BYTES = 8192
+"""From here on two look-ups are cheaper than to copy what a read has brought."""
 _OPEN = State.OPEN
 _SIZES = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
 
@@ -103,9 +105,11 @@ class Inflow:
             Http2Error: the connection cannot go on; `events` has what came before.
         """
         self._now = now
+        at = 0
         if self._rest:
-            data = self._rest + data
-        at = 0 if self._greeted else self._read_preface(data)
+            data, at = self._read_on(data)
+        if not self._greeted:
+            at = self._read_preface(data)
         self._rest = data[self._read_frames(data, at) :]
 
     def reset(self, stream: Stream, code: int) -> None:
@@ -114,6 +118,20 @@ class Inflow:
         self._out.discard(stream)
         self._streams.close(stream, State.RESET_BY_US)
         self.events.append(StreamReset(stream.id, code, by_peer=False))
+
+    def _read_on(self, data: bytes) -> tuple[bytes, int]:
+        """Put what was left before `data`; return that and where to read on.
+
+        Of much data only as much is copied as completes the frame that was cut, which is then read here.
+        """
+        rest = self._rest
+        if self._greeted and not self.more and len(data) > _MUCH_BYTES:
+            head = rest if len(rest) >= HEADER_BYTES else rest + data[:HEADER_BYTES]
+            missing = HEADER_BYTES + int.from_bytes(head[:3]) - len(rest)
+            if missing <= len(data):
+                self._read_frames(rest + data[:missing], 0)
+                return data, missing
+        return rest + data, 0
 
     def _read_preface(self, data: bytes) -> int:
         """Return where frames begin, past the end of `data` while the preface is not complete (section 3.4)."""

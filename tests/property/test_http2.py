@@ -145,6 +145,24 @@ def test_any_cut_of_the_bytes_gives_the_same_events(places):
     assert kinds == [RequestReceived, DataReceived, RequestReceived, DataReceived, RequestReceived, StreamReset, StreamEnded]
 
 
+def upload() -> bytes:
+    """Bytes of a client that sends much: of a read of these most is never copied whole."""
+    peer = RawPeer(greet=False)
+    sizes = (16_384, 3, 9_000, 16_384, 1, 12_000, 16_384, 7)
+    pieces = [frames.frame(frames.DATA, 0, 1, bytes([number]) * size) for number, size in enumerate(sizes)]
+    return b"".join([frames.PREFACE, frames.settings({}), peer.headers(1), *pieces, frames.ping(b"12345678")])
+
+
+@given(st.lists(st.integers(0, 71_000), max_size=5).map(sorted), st.sampled_from([2, 3, 128]))
+def test_any_cut_of_an_upload_gives_the_same_events(places, frames_at_once):
+    data = upload()
+    whole = hear(Connection(Limits(), 0.0), data)
+    server = Connection(Limits(frames_at_once=frames_at_once), 0.0)
+    pieces = [data[start:stop] for start, stop in zip([0, *places], [*places, len(data)], strict=True)]
+    assert [event for piece in pieces for event in hear(server, piece)] == whole
+    assert [len(event.data) for event in whole[1:]] == [16_384, 3, 9_000, 16_384, 1, 12_000, 16_384, 7]
+
+
 def mutated(rng: random.Random) -> bytes:
     """An ordinary conversation, spoilt: bits turned, pieces dropped, repeated, put elsewhere, invented."""
     data = bytearray(conversation())
