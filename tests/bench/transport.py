@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 import uvloop
 
+from epp import heap
 from epp.model.stream import Outlet
 from epp.transport.base import TransportOptions
 from epp.transport.grpc_aio import GrpcAioTransport, channel_arguments
@@ -129,6 +130,8 @@ def serve(kind: str, pipe: Connection) -> None:
         loop.add_reader(pipe.fileno(), asked)
         await gone
 
+    if kind in TRANSPORTS:
+        heap.keep_freed()  # as `epp serve` does
     uvloop.run(main())
 
 
