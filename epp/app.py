@@ -24,6 +24,7 @@ from epp.cluster import Cluster
 from epp.config import load
 from epp.discovery.file import FileDiscovery
 from epp.errors import ConfigError
+from epp.extproc.held import HeldBodies
 from epp.extproc.pump import Pump
 from epp.flags import ServeOptions
 from epp.live.assembly import Assembly, Prepared, prepare
@@ -116,6 +117,7 @@ class Picker:
         self._options = options
         self._config_sources = sources
         self.health = HealthState(elected=options.leader_election)
+        self._held = HeldBodies(max(limits.bodies_bytes_max, limits.body_bytes_max))
         self.pool = PoolState(slots_max=limits.endpoints_max, requests_max=limits.requests_max)
         self.metrics = Metrics(time.monotonic)
         self.ring = DecisionRing(time.time, records_max=limits.decisions_kept)
@@ -157,7 +159,7 @@ class Picker:
 
     def accept(self, outlet: Outlet) -> StreamHandler:
         """Answer one stream."""
-        return Pump(outlet, self.assembly.director, self.assembly.wire)
+        return Pump(outlet, self.assembly.director, self.assembly.wire, self._held)
 
     async def _listen(self, stack: AsyncExitStack) -> Transport:
         """Open the three ports, and say which they are."""
@@ -283,5 +285,6 @@ class Picker:
             candidacies=self._cluster.candidacies if self._cluster is not None else tuple,
             pool_name=self._options.pool_name,
             saturation=self.assembly.director.saturation,
+            bodies_held=lambda: self._held.bytes,
             poll_errors=lambda: {cause.value: count for cause, count in self.assembly.poller.errors.items()},
         )

@@ -84,6 +84,15 @@ class Limits(OwnSection, frozen=True):
         int,
         Meta(ge=1024, le=1 << 30, description="Longest request body that is read, in bytes; a longer one is answered with 413."),
     ] = 64 << 20
+    bodies_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=1024,
+            le=1 << 40,
+            description="Request bodies held until they are decided, in bytes, of all requests together; the one that passes it is "
+            "answered with 429 and Retry-After. Never less than `bodyBytesMax`.",
+        ),
+    ] = 512 << 20
     endpoints_max: Annotated[int, Meta(ge=1, le=65_536, description="Endpoints in the pool; more are refused.")] = 4096
     requests_max: Annotated[
         int, Meta(ge=1, le=1 << 20, description="Requests under way; more are answered with 429 and Retry-After.")

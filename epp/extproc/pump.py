@@ -26,6 +26,7 @@ from epp.extproc.events import (
     Schedule,
     StreamBody,
 )
+from epp.extproc.held import HeldBodies
 from epp.extproc.options import DEFAULTS, WireOptions
 from epp.extproc.session import Session
 from epp.model.decision import Decision, Outcome
@@ -59,14 +60,15 @@ class Pump:
         outlet: the way back.
         director: who decides.
         options: bounds and defaults.
+        held: the bodies of all streams; None: those of this one alone.
     """
 
     __slots__ = ("_asked", "_cancel", "_director", "_half_closed", "_outlet", "_session")
 
-    def __init__(self, outlet: Outlet, director: Director, options: WireOptions = DEFAULTS) -> None:
+    def __init__(self, outlet: Outlet, director: Director, options: WireOptions = DEFAULTS, held: HeldBodies | None = None) -> None:
         self._outlet = outlet
         self._director = director
-        self._session = Session(options)
+        self._session = Session(options, held)
         self._asked = False
         self._half_closed = False
         self._cancel: Callable[[], None] | None = None

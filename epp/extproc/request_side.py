@@ -19,7 +19,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from epp.errors import BadRequest, BodyTooLarge, ProtocolError, RequestError
+from epp.errors import BadRequest, BodyTooLarge, Overloaded, ProtocolError, RequestError
 from epp.extproc.events import (
     Action,
     AnswerBody,
@@ -40,6 +40,7 @@ from epp.extproc.events import (
     Side,
     StreamBody,
 )
+from epp.extproc.held import HeldBodies
 from epp.extproc.options import WireOptions
 from epp.extproc.splice import splice_model
 from epp.model.decision import Decision, ScoreSheet
@@ -106,14 +107,20 @@ _NOT_ECHOED = CONTROL_HEADERS | {"x-gateway-destination-endpoint", "content-leng
 class RequestSide:
     """The request of one stream. `receive` takes its events in order and returns what to do.
 
+    Args:
+        options: bounds and defaults.
+        held: the bodies of all streams.
+
     Raises:
         ProtocolError: from `receive`, for an event that its state does not allow.
     """
 
-    __slots__ = ("_body", "_head", "_headers_answered", "_late", "_options", "_pieces", "_size", "ask", "decision", "mode", "state")
+    __slots__ = ("_body", "_head", "_headers_answered", "_held", "_late", "_options", "_pieces", "_size", "ask", "decision", "mode",
+                 "state")  # fmt: skip
 
-    def __init__(self, options: WireOptions) -> None:
+    def __init__(self, options: WireOptions, held: HeldBodies) -> None:
         self._options = options
+        self._held = held
         self.state = RequestState.IDLE
         self.mode = options.mode_default
         self.ask: Modes | None = None
@@ -123,6 +130,7 @@ class RequestSide:
         self._headers_answered = False
         self._pieces: list[bytes | memoryview] = []
         self._size = 0
+        """Of the body so far; counted in `held`."""
         self._body: bytes | None = None
         self._late: list[Action] = []
         """Answers that wait for the decision to go out first. Envoy's own buffer limit bounds them."""
@@ -143,8 +151,14 @@ class RequestSide:
         """Want no decision any more: somebody else has answered the client."""
         waiting = self.state is RequestState.DECIDING
         self.state = RequestState.OVER
-        self._drop_body()
+        self.drop_body()
         return [GiveUp()] if waiting else []
+
+    def drop_body(self) -> None:
+        """Hold nothing any more."""
+        self._held.give_back(self._size)
+        self._size = 0
+        self._pieces, self._body, self._late = [], None, []
 
     # ---- steps, in the order of the table
 
@@ -160,9 +174,12 @@ class RequestSide:
         return [AnswerHeaders(Side.REQUEST, modes=self.ask)] if self._headers_answered else []
 
     def _gather(self, event: RequestBody) -> list[Action]:
-        self._size += len(event.data)
-        if self._size > self._options.body_bytes_max:
+        size = len(event.data)
+        if self._size + size > self._options.body_bytes_max:
             return self._reject(BodyTooLarge(f"the request body is over {self._options.body_bytes_max} bytes"))
+        if not self._held.take(size):
+            return self._reject(Overloaded("too many request bodies are under way", reason="rejected-saturated", retry_after_s=1))
+        self._size += size
         self._pieces.append(event.data)
         if event.subset is not None:
             self._head = replace(self._head, subset=event.subset)
@@ -196,7 +213,7 @@ class RequestSide:
             ended = not self._late  # else by trailers, which wait there
             answers = [AnswerHeaders(Side.REQUEST, route), StreamBody(Side.REQUEST, body, ended)]
         answers += self._late
-        self._drop_body()
+        self.drop_body()
         return answers
 
     def _refuse(self, event: Refused) -> list[Action]:
@@ -224,11 +241,8 @@ class RequestSide:
 
     def _reject(self, error: RequestError) -> list[Action]:
         self.state = RequestState.OVER
-        self._drop_body()
+        self.drop_body()
         return [Reject(error)]
-
-    def _drop_body(self) -> None:
-        self._pieces, self._body, self._late = [], None, []
 
     def _route(self, decision: Decision, body: bytes | None, *, changed: bool) -> Route:
         options, headers = self._options, self._head.headers

@@ -26,6 +26,7 @@ from epp.extproc.events import (
     ResponseHeaders,
     ResponseTrailers,
 )
+from epp.extproc.held import HeldBodies
 from epp.extproc.options import DEFAULTS, WireOptions
 from epp.extproc.request_side import RequestSide, RequestState
 from epp.extproc.response_side import ResponseSide, ResponseState
@@ -39,13 +40,14 @@ class Session:
 
     Args:
         options: bounds and defaults.
+        held: the bodies of all streams, of which it counts its own; None: those of this one alone.
     """
 
     __slots__ = ("_closed", "_finished", "_modes_known", "_options", "request", "response")
 
-    def __init__(self, options: WireOptions = DEFAULTS) -> None:
+    def __init__(self, options: WireOptions = DEFAULTS, held: HeldBodies | None = None) -> None:
         self._options = options
-        self.request = RequestSide(self._options)
+        self.request = RequestSide(self._options, HeldBodies() if held is None else held)
         self.response = ResponseSide(self._options)
         self._modes_known = False
         self._closed = False
@@ -87,6 +89,7 @@ class Session:
         """The stream is over. Return how the request ended, unless a `Finish` has said it already."""
         self._closed = True
         finish = self._finish("released" if self._out_of_sight() else "client-gone")
+        self.request.drop_body()
         return finish[0].outcome if finish else None
 
     def _advance(self, event: Event) -> list[Action]:

@@ -11,7 +11,7 @@ from epp.prefix.strategy import Strategy
 from epp.scheduling.api import Producer
 from epp.scheduling.build import Plan
 
-FIXED_LIMITS = ("bodyBytesMax", "endpointsMax", "requestsMax")
+FIXED_LIMITS = ("bodyBytesMax", "bodiesBytesMax", "endpointsMax", "requestsMax")
 """Limits that sized something when the process started: the queues of streams, the columns of the pool, the ledger."""
 
 
@@ -59,6 +59,7 @@ def _limit(plan: Plan, name: str) -> int:
     limits = plan.config.limits
     return {
         "bodyBytesMax": limits.body_bytes_max,
+        "bodiesBytesMax": limits.bodies_bytes_max,
         "endpointsMax": limits.endpoints_max,
         "requestsMax": limits.requests_max,
     }[name]

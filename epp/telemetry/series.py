@@ -185,4 +185,5 @@ CONFIG_PINNED = Series("epp_config_pinned", "gauge", "1 while a configuration is
 CONFIG_TRIAL = Series("epp_config_on_trial", "gauge", "1 while the configuration in force is on trial.")
 PARKED = Series("epp_parked_strategies", "gauge", "Strategies not in use that are kept warm.")
 PARKED_BYTES = Series("epp_parked_bytes", "gauge", "Memory of them, estimated.")
+BODIES_HELD = Series("epp_request_bodies_held_bytes", "gauge", "Request bodies that wait to be complete or decided.")
 LOOP_LAG = Series("epp_event_loop_lag_seconds", "histogram", "How late the event loop was.", (), LAG_SECONDS)

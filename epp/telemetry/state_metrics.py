@@ -82,6 +82,8 @@ class Sources:
     saturation: Callable[[], float] = float
     poll_errors: Callable[[], Mapping[str, int]] = dict
     """Metrics pages not read since the start, by cause."""
+    bodies_held: Callable[[], int] = int
+    """Bytes of request bodies."""
     watched: Callable[[], Iterable[Watched]] = tuple
     """What is followed in the Kubernetes API; nothing elsewhere."""
     candidacies: Callable[[], Iterable[Candidacy]] = tuple
@@ -208,6 +210,7 @@ def _process(sources: Sources) -> Iterator[Metric]:
         (s.CONFIG_TRIAL, config.on_trial),
         (s.PARKED, config.parked),
         (s.PARKED_BYTES, config.parked_bytes),
+        (s.BODIES_HELD, sources.bodies_held()),
     )
     for series, value in numbers:
         yield _one(series, ((), float(value)))

@@ -1,5 +1,6 @@
 """What is over a bound is told so: too many requests 429, with when to come back; a body too long 413."""
 
+import http.client
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,12 +16,13 @@ BODY = b'{"model": "m", "prompt": "hello"}'
 
 
 BODY_BYTES_MAX = 50_000
+BODIES_BYTES_MAX = 80_000
 REQUESTS_MAX = 2
 
 
 @pytest.fixture(scope="module")
 def bounded_picker(lab, fleet) -> Iterator[Picker]:
-    limits = {"requestsMax": REQUESTS_MAX, "bodyBytesMax": BODY_BYTES_MAX}
+    limits = {"requestsMax": REQUESTS_MAX, "bodyBytesMax": BODY_BYTES_MAX, "bodiesBytesMax": BODIES_BYTES_MAX}
     with lab.picker(fleet.ports, config={"strategy": {"chain": ["approximate"]}, "limits": limits}) as picker:
         yield picker
 
@@ -60,3 +62,27 @@ def test_a_body_too_long_is_413_and_reaches_nobody(lab, bounded_picker, fleet):
             assert answer.body.startswith(b"inference error: PayloadTooLarge - ")
             assert fleet.received(test_id) == []
     assert bounded_picker.in_flight() == 0
+
+
+def test_slow_uploads_together_have_a_bound_and_make_room_when_their_client_goes(lab, bounded_picker):
+    fits, half = BODY + b" " * (BODY_BYTES_MAX - len(BODY)), BODY_BYTES_MAX // 2
+
+    def upload(stack: ExitStack) -> http.client.HTTPConnection:
+        before = bounded_picker.metric("epp_request_bodies_held_bytes")
+        length = [("content-length", str(len(fits)))]
+        connection = stack.enter_context(opened(gateway, "POST", "/v1/completions", headers=length))
+        connection.send(fits[:half])
+        eventually(lambda: bounded_picker.metric("epp_request_bodies_held_bytes") == before + half, "half of a body is held")
+        return connection
+
+    with lab.gateway(bounded_picker) as gateway:
+        with ExitStack() as stack:
+            slow, _ = upload(stack), upload(stack)
+            shed = request(gateway, "POST", "/v1/completions", fits)
+            assert shed.status == 429
+            assert int(shed.header("retry-after") or 0) >= 1
+            assert request(gateway, "POST", "/v1/completions", BODY).status == 200, "a short one still fits"
+            slow.send(fits[half:])
+            assert slow.getresponse().status == 200
+        eventually(lambda: bounded_picker.metric("epp_request_bodies_held_bytes") == 0, "all is let go")
+        assert request(gateway, "POST", "/v1/completions", fits).status == 200

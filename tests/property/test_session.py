@@ -20,6 +20,7 @@ from epp.extproc.events import (
     ResponseTrailers,
     Schedule,
 )
+from epp.extproc.held import HeldBodies
 from epp.extproc.options import WireOptions
 from epp.extproc.pump import Pump
 from epp.extproc.session import Session
@@ -114,8 +115,8 @@ MESSAGES = st.one_of(
 
 @given(st.lists(MESSAGES | st.sampled_from(["hold", "release"]), max_size=12))
 def test_no_bytes_make_the_pump_raise_or_account_twice(script):
-    director, outlet = StubDirector(), ListOutlet()
-    pump = Pump(outlet, director, WireOptions(body_bytes_max=64))
+    director, outlet, held = StubDirector(), ListOutlet(), HeldBodies(50)
+    pump = Pump(outlet, director, WireOptions(body_bytes_max=64), held)
     for step in script:
         if step == "hold":
             director.hold()
@@ -125,7 +126,9 @@ def test_no_bytes_make_the_pump_raise_or_account_twice(script):
                 director._answer = None
         elif not outlet.closed:
             pump.receive(step)
+        assert 0 <= held.bytes <= 50
     pump.end()
+    assert held.bytes == 0
     assert outlet.failed is None
     assert sorted(id(one) for one in director.decided) == sorted(id(one) for one, _ in director.finished)
     assert director.first_tokens <= 1

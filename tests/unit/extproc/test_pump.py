@@ -3,6 +3,7 @@
 import pytest
 
 from epp.errors import BadRequest, NoEndpoint, Overloaded
+from epp.extproc.held import HeldBodies
 from epp.extproc.options import WireOptions
 from epp.extproc.pump import Pump
 from epp.model.decision import Outcome, Usage
@@ -37,10 +38,10 @@ DESTINATION = "x-gateway-destination-endpoint"
 class Stream:
     """One stream, driven message by message."""
 
-    def __init__(self, director: StubDirector | None = None, **options) -> None:
+    def __init__(self, director: StubDirector | None = None, held: HeldBodies | None = None, **options) -> None:
         self.director = director or StubDirector()
         self.outlet = ListOutlet()
-        self.pump = Pump(self.outlet, self.director, WireOptions(**options))
+        self.pump = Pump(self.outlet, self.director, WireOptions(**options), held)
 
     def say(self, *messages: bytes) -> list[pb.ProcessingResponse]:
         for message in messages:
@@ -136,6 +137,23 @@ def test_a_body_over_the_cap_is_refused_and_the_stream_closed():
     stream.pump.end()
     assert stream.director.asked == []
     assert stream.director.finished == []
+
+
+def test_bodies_of_all_streams_have_a_bound_and_make_room_when_they_are_decided_or_gone():
+    held = HeldBodies(20)
+    first, second = Stream(held=held), Stream(held=held)
+    first.say(request_headers(), request_body(b"123456789012"))
+    (answer,) = second.say(request_headers(), request_body(b"123456789"))
+    assert answer.immediate_response.status.code == 429
+    assert dict(set_headers(answer.immediate_response.headers))["retry-after"] == "1"
+    assert held.bytes == 12
+    assert second.say(request_body(b"1", end=True)) == []
+    assert picked(first.say(request_body(b"1234567", end=True))[0])
+    assert held.bytes == 0
+    gone = Stream(held=held)
+    gone.say(request_headers(), request_body(b"12345678901234567890"))
+    gone.pump.end()
+    assert held.bytes == 0
 
 
 def test_fallbacks_follow_the_first_choice_with_ipv6_in_brackets():

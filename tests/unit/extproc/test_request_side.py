@@ -17,6 +17,7 @@ from epp.extproc.events import (
     RequestTrailers,
     Schedule,
 )
+from epp.extproc.held import HeldBodies
 from epp.extproc.options import WireOptions
 from epp.extproc.request_side import CONTROL_HEADERS, TRANSITIONS, RequestSide, RequestState
 from epp.model.request import RequestHead
@@ -47,7 +48,7 @@ LEADS_TO = {
 
 
 def reach(state: RequestState) -> RequestSide:
-    side = RequestSide(WireOptions())
+    side = RequestSide(WireOptions(), HeldBodies())
     for event in WAY_TO[state]:
         side.receive(EVENTS[event])
     assert side.state is state
@@ -80,7 +81,7 @@ def test_the_body_is_let_go_of():
 @pytest.mark.parametrize("mode", BodyMode)
 @pytest.mark.parametrize(("method", "body"), [("POST", b""), ("PUT", b""), ("GET", None), ("HEAD", None), ("DELETE", None)])
 def test_a_request_that_ends_with_its_headers(mode, method, body):
-    side = RequestSide(WireOptions(mode_default=mode))
+    side = RequestSide(WireOptions(mode_default=mode), HeldBodies())
     head = RequestHead(method=method)
     assert side.receive(RequestHeaders(head, True)) == [Schedule(head, body)]
     (answer,) = side.receive(EVENTS[Decided])

@@ -83,6 +83,7 @@ def test_two_with_the_same_parameters_are_two():
         ("", "limits: {endpointsMax: 10}", "limits.endpointsMax"),
         ("", "limits: {requestsMax: 10}", "limits.requestsMax"),
         ("limits: {bodyBytesMax: 2048}", "", "limits.bodyBytesMax"),
+        ("limits: {bodiesBytesMax: 2048}", "", "limits.bodiesBytesMax"),
     ],
 )
 def test_what_only_a_start_can_change_is_refused_with_a_sentence(old, new, path):

@@ -100,6 +100,7 @@ def test_configuration_errors_and_build():
         Sources(
             snapshot=lambda: build_snapshot(0),
             clock=lambda: 0.0,
+            bodies_held=lambda: 77,
             config=lambda: ConfigState(hash="abc", generation=3, last_success_s=5.5, failures=4, up_to_date=False, parked=2),
             poll_errors=lambda: {"timeout": 2, "refused": 5},
             build={"commit": "c0ffee", "build_ref": "v1"},
@@ -113,6 +114,7 @@ def test_configuration_errors_and_build():
     assert page.values("epp_config_up_to_date") == 0
     assert page.values("epp_config_on_trial") == 0
     assert page.values("epp_parked_strategies") == 2
+    assert page.values("epp_request_bodies_held_bytes") == 77
     assert page.values("llm_d_epp_datalayer_poll_errors_total", "source_type") == {"metrics-data-source": 7}
     assert page.values("epp_scrape_errors_total", "cause") == {"timeout": 2, "refused": 5}
     assert page.values("llm_d_epp_info", "commit") == {"c0ffee": 1}
