@@ -193,7 +193,10 @@ class Director:
             self._ledger.released(decision.reservation, now_s)
         else:
             self._ledger.release(decision.reservation, now_s)
-        self._learn(flight, outcome, now_s)
+        try:
+            self._learn(flight, outcome, now_s)
+        except Exception:  # noqa: BLE001 - of a plugin; the request is over, and its account goes on
+            _log.exception("a strategy could not learn")
         ttft_s = None if flight.first_token_s is None else flight.first_token_s - decision.at_s
         self._observer.finished(decision, outcome, ttft_s=ttft_s, duration_s=now_s - decision.at_s)
 
@@ -266,8 +269,12 @@ class Director:
         total = prompt_tokens(request)
         matched = 0.0 if found is None else min(float(found.tokens[slot]), total)
         reservation = self._ledger.reserve(slot, max(1.0, total - matched), now_s)
-        for name, strategy in routing.strategies.items():
-            strategy.record(keys[name], request, snapshot, slot, now_s)
+        try:
+            for name, strategy in routing.strategies.items():
+                strategy.record(keys[name], request, snapshot, slot, now_s)
+        except BaseException:
+            self._ledger.release(reservation, now_s)
+            raise
         endpoint, *fallbacks = [one for index in picked if (one := snapshot.endpoints[index]) is not None]
         decision = Decision(
             request=request,

@@ -17,7 +17,7 @@ from epp.config.sections import Limits, Scrape, Server, SlowStart, Strategy, Tri
 
 ApiVersion = Literal["llm-d.ai/v1alpha1", "llm-d.ai/v1", "inference.networking.x-k8s.io/v1alpha1"]
 Name = Annotated[str, Meta(min_length=1)]
-Weight = Annotated[float, Meta(ge=0)]
+Weight = Annotated[float, Meta(ge=0, le=1e9)]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):

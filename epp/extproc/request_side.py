@@ -99,6 +99,8 @@ CONTROL_HEADERS = frozenset(
     }
 )
 BODIED_METHODS = frozenset({"POST", "PUT", "PATCH"})
+SMALL_BYTES = 1024
+"""A piece of a body from this size on is kept as it came."""
 """Without a body, these have an empty one (RFC 9110, 8.6)."""
 # Never echoed: ours, and those that describe the body on this hop.
 _NOT_ECHOED = CONTROL_HEADERS | {"x-gateway-destination-endpoint", "content-length"}
@@ -128,7 +130,7 @@ class RequestSide:
         self.decision: Decision | None = None
         self._head = RequestHead()
         self._headers_answered = False
-        self._pieces: list[bytes | memoryview] = []
+        self._pieces: list[bytes | bytearray | memoryview] = []
         self._size = 0
         """Of the body so far; counted in `held`."""
         self._body: bytes | None = None
@@ -180,7 +182,7 @@ class RequestSide:
         if not self._held.take(size):
             return self._reject(Overloaded("too many request bodies are under way", reason="rejected-saturated", retry_after_s=1))
         self._size += size
-        self._pieces.append(event.data)
+        self._keep(event.data)
         if event.subset is not None:
             self._head = replace(self._head, subset=event.subset)
         if self.mode is BodyMode.FULL_DUPLEX and not event.end:
@@ -232,6 +234,16 @@ class RequestSide:
         return []
 
     # ---- parts of steps
+
+    def _keep(self, piece: bytes | memoryview) -> None:
+        """Add a piece to the body. Small ones go into one buffer: each by itself would take a hundred times its size."""
+        pieces = self._pieces
+        if len(piece) >= SMALL_BYTES:
+            pieces.append(piece)
+        elif pieces and isinstance(last := pieces[-1], bytearray):
+            last += piece
+        elif piece:
+            pieces.append(bytearray(piece))
 
     def _schedule(self, body: bytes | None) -> list[Action]:
         self.state = RequestState.DECIDING

@@ -191,7 +191,7 @@ class Inflow:
             self._widen()
         stream = self._streams.open.get(stream_id)
         if stream is None or stream.state is not _OPEN:
-            self._refuse_data(stream, stream_id)
+            self._refuse_data(stream, stream_id, size)
             return
         if flags & PADDED:
             payload = _unpad(payload)
@@ -219,10 +219,12 @@ class Inflow:
         self._out.reply(frames.window_update(0, full - self._window))
         self._window = full
 
-    def _refuse_data(self, stream: Stream | None, stream_id: int) -> None:
+    def _refuse_data(self, stream: Stream | None, stream_id: int, size: int) -> None:
         """DATA on a stream that is not open any more."""
         if stream is None:
-            self._read_late(stream_id, DATA)
+            # What was under way when we ended a stream is nobody's fault, and no dearer than the DATA of an open one.
+            if self._streams.check_late(stream_id, DATA) is not State.RESET_BY_US or not size:
+                self._idle_left.spend(self._now)
             return
         refusal = RECEIVED[stream.state, DATA]
         assert isinstance(refusal, Refusal)
@@ -266,6 +268,7 @@ class Inflow:
         if stream is not None:
             self._read_trailers(stream, self._headers.fields(block.text), ended=block.ended)
         elif stream_id > streams.last_id and stream_id & 1:
+            streams.last_id = stream_id  # whatever becomes of it, it is not idle any more
             request = self._headers.request(block.text, stream_id)
             if streams.admit(stream_id):
                 self._open(stream_id, request, block.ended)
@@ -306,6 +309,13 @@ class Inflow:
         self._streams.check_late(stream_id, kind)
         self._idle_left.spend(self._now)
 
+    def _read_late_reset(self, stream_id: int) -> None:
+        """RST_STREAM on a stream that is not open; where ours was under way, the peer's one costs it nothing."""
+        if self._streams.check_late(stream_id, RST_STREAM) is State.RESET_BY_US:
+            self._streams.remember(stream_id, State.RESET_BY_PEER)
+        else:
+            self._idle_left.spend(self._now)
+
     def _read_priority(self, _flags: int, stream_id: int, payload: bytes) -> None:
         """Section 5.3.2: priority is deprecated, and ignored but for the one thing that RFC 7540 (5.3.1) forbids."""
         self._idle_left.spend(self._now)
@@ -316,7 +326,7 @@ class Inflow:
         """Section 6.4."""
         stream = self._streams.open.get(stream_id)
         if stream is None:
-            self._read_late(stream_id, RST_STREAM)
+            self._read_late_reset(stream_id)
             return
         self._out.discard(stream)
         self._streams.close(stream, State.RESET_BY_PEER)
@@ -366,7 +376,9 @@ class Inflow:
         increment = frames.read_word(payload) & WINDOW_MAX
         stream = self._streams.open.get(stream_id)
         if stream_id and stream is None:
-            self._read_late(stream_id, WINDOW_UPDATE)
+            # Whoever is done reading a whole answer says so after its end.
+            if self._streams.check_late(stream_id, WINDOW_UPDATE) is None:
+                self._idle_left.spend(self._now)
         elif not increment:
             raise Http2Error("window increment of 0", Code.PROTOCOL_ERROR, stream_id)
         elif stream is None:

@@ -142,7 +142,6 @@ class Streams:
         Raises:
             Http2Error: there are too many. The code says that nothing was done, so that a retry is safe (section 8.7).
         """
-        self.last_id = stream_id
         if stream_id > self._last_admitted:
             self.remember(stream_id, State.RESET_BY_US)
             return False
@@ -167,8 +166,11 @@ class Streams:
         if len(self._over) > self._limits.closed_streams_kept:
             del self._over[next(iter(self._over))]
 
-    def check_late(self, stream_id: int, kind: int) -> None:
+    def check_late(self, stream_id: int, kind: int) -> State | None:
         """Look at a frame on a stream that is not open; what it means depends on how the stream came to that.
+
+        Returns:
+            How it did, None if that is forgotten.
 
         Raises:
             Http2Error: it was never opened, or what it was closed by forbids this frame.
@@ -180,3 +182,4 @@ class Streams:
         after = None if state is None else RECEIVED[state, kind]
         if isinstance(after, Refusal):
             raise after.error(stream_id)
+        return state

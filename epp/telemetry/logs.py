@@ -2,13 +2,14 @@
 
 Any module logs through the standard library with `extra={...}`. `configure` collects the lines in a bounded queue; a thread
 writes them, a batch at a time, so that a blocked stderr cannot block a request: lines are dropped instead, and counted.
-Prompt text is in no line at any level: only its length in tokens.
+Prompt text is in no line at any level, only its length in tokens; of an exception, its type and where it was raised, not its words.
 """
 
 import logging
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -26,6 +27,8 @@ LINES_MAX = 10_000
 """Lines that may wait to be written."""
 BATCH_S = 0.1
 """How long lines wait for company: one write for many of them costs a tenth of one write each."""
+CAUSES_MAX = 5
+"""Exceptions behind an exception that a line shows."""
 LINES_AT_ONCE = 32
 """Lines of decisions that are made at once."""
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -120,12 +123,16 @@ class BatchHandler(logging.Handler):
         with self._writing:
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
             dropped, self._dropped = self._dropped, 0
+            lost = dropped + len(lines)
             if dropped:
                 values = {"name": __name__, "levelname": "WARNING", "msg": "lines dropped", "lines": dropped}
                 lines.append(self.format(logging.makeLogRecord(values)) + "\n")
             if lines:
-                self._stream.write("".join(lines))
-                self._stream.flush()
+                try:
+                    self._stream.write("".join(lines))
+                    self._stream.flush()
+                except (OSError, ValueError):  # a full disk, a reader that has gone; the next lines may find it mended
+                    self._dropped += lost
 
     def _make(self) -> None:
         """Make lines of the records."""
@@ -164,9 +171,19 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
         fields.update(record.facts())
     else:
         fields.update((name, value) for name, value in vars(record).items() if name not in _STANDARD)
-    if record.exc_info:
-        fields["exception"] = logging.Formatter().formatException(record.exc_info)
+    if record.exc_info and record.exc_info[1] is not None:
+        fields["exception"] = _trace(record.exc_info[1])
     return fields
+
+
+def _trace(error: BaseException) -> str:
+    """Return where an exception and its causes were raised, and of what type. What they say is left out: it may quote a prompt."""
+    parts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(parts) < CAUSES_MAX:
+        parts.append("".join(traceback.format_tb(cause.__traceback__)) + type(cause).__qualname__)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return "\n\nbecause of\n\n".join(parts)
 
 
 def _at(created_s: float) -> str:

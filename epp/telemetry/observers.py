@@ -1,11 +1,17 @@
-"""Several observers as one: the director tells this object, and it tells metrics, ring and log."""
+"""Several observers as one: the director tells this object, and it tells metrics, ring and log.
 
+What goes wrong in one of them is logged, and costs neither the others nor the request.
+"""
+
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
 from epp.errors import RequestError
 from epp.model.decision import Decision, Outcome
 from epp.model.request import RequestHead
+
+_log = logging.getLogger(__name__)
 
 
 class Observing(Protocol):
@@ -38,14 +44,23 @@ class Observers:
     def decided(self, decision: Decision, *, duration_s: float, body_bytes: int) -> None:
         """Pass it on."""
         for observer in self._observers:
-            observer.decided(decision, duration_s=duration_s, body_bytes=body_bytes)
+            try:
+                observer.decided(decision, duration_s=duration_s, body_bytes=body_bytes)
+            except Exception:  # noqa: BLE001 - see above
+                _log.exception("an observer failed")
 
     def rejected(self, head: RequestHead, error: RequestError) -> None:
         """Pass it on."""
         for observer in self._observers:
-            observer.rejected(head, error)
+            try:
+                observer.rejected(head, error)
+            except Exception:  # noqa: BLE001 - see above
+                _log.exception("an observer failed")
 
     def finished(self, decision: Decision, outcome: Outcome, *, ttft_s: float | None, duration_s: float) -> None:
         """Pass it on."""
         for observer in self._observers:
-            observer.finished(decision, outcome, ttft_s=ttft_s, duration_s=duration_s)
+            try:
+                observer.finished(decision, outcome, ttft_s=ttft_s, duration_s=duration_s)
+            except Exception:  # noqa: BLE001 - see above
+                _log.exception("an observer failed")

@@ -1,7 +1,6 @@
 """What the transports have in common on the way to a handler: which method is whose, and what happens when a handler breaks."""
 
 import logging
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,6 +23,5 @@ Routes = Mapping[str, Route]
 
 
 def log_failure(error: Exception) -> None:
-    """Log an exception of a handler. Its message is not logged: it may quote what the client sent."""
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    log.error("handler failed", extra={"exception": type(error).__name__, "frames": frames})
+    """Log an exception of a handler."""
+    log.error("handler failed", exc_info=error)

@@ -297,6 +297,31 @@ def test_a_plugin_that_fails_costs_a_request_its_endpoint_and_is_told_of(caplog)
     assert caplog.records[0].exc_info[0] is ZeroDivisionError
 
 
+def test_a_plugin_that_cannot_record_leaves_no_load_behind(caplog):
+    class Broken(Notebook):
+        def record(self, keys, request, snapshot, slot, now_s):
+            raise ZeroDivisionError
+
+    world = World(requests_max=2)
+    world.director.routing = replace(world.director.routing, strategies={"notebook": Broken()})
+    assert [world.ask(chat()).status for _ in range(5)] == [500] * 5
+    assert (world.in_flight, world.director.in_flight) == (0, 0)
+    assert {record.exc_info[0] for record in caplog.records} == {ZeroDivisionError}
+
+
+def test_a_plugin_that_cannot_learn_costs_nothing_but_what_it_would_have_learned(caplog):
+    class Broken(Notebook):
+        def learn(self, decision, usage):
+            raise ZeroDivisionError
+
+    world = World()
+    world.director.routing = replace(world.director.routing, strategies={"notebook": Broken()})
+    world.director.finish(world.ask(chat()), Outcome(end="complete", status=200, usage=Usage(cached_tokens=5)))
+    assert [event[0] for event in world.witness.events] == ["decided", "finished"]
+    assert world.in_flight == 0
+    assert caplog.records[0].exc_info[0] is ZeroDivisionError
+
+
 class TestWaitingForTokens:
     def test_the_answer_comes_when_the_tokens_do(self):
         tokenizer, answers = LateTokenizer(), []

@@ -63,6 +63,11 @@ def test_a_whole_file():
         ("plugins: [{type: x, parameters: [1]}]", "plugins[0].parameters", "Expected `object | null`"),
         ("plugins: [{type: x, parameters: {1: 2}}]", "plugins[0].parameters", "Expected `str`"),
         (
+            "schedulingProfiles: [{name: p, plugins: [{pluginRef: x, weight: .inf}]}]",
+            "schedulingProfiles[0].plugins[0].weight",
+            "Expected `float` <= 1000000000",
+        ),
+        (
             "schedulingProfiles: [{name: p, plugins: [{pluginRef: x, weight: -1}]}]",
             "schedulingProfiles[0].plugins[0].weight",
             ">= 0",

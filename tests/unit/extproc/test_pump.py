@@ -1,5 +1,7 @@
 """Whole streams through the pump, as bytes: what a gateway sends, and what it gets."""
 
+import tracemalloc
+
 import pytest
 
 from epp.errors import BadRequest, NoEndpoint, Overloaded
@@ -116,6 +118,21 @@ def test_bodies_of_all_streams_have_a_bound_and_make_room_when_they_are_decided_
     gone.say(request_headers(), request_body(b"12345678901234567890"))
     gone.pump.end()
     assert held.bytes == 0
+
+
+def test_a_body_in_tiny_pieces_is_held_in_little_more_than_its_size():
+    stream, pieces = Stream(), 5000
+    stream.say(request_headers(), request_body(b"["))
+    tracemalloc.start()
+    try:
+        for _ in range(pieces):
+            stream.pump.receive(request_body(b"1,"))
+            stream.pump.receive(request_body(b""))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 4 * pieces
+    assert streamed(stream.say(request_body(b"1]", end=True)))[0] == b"[" + b"1," * pieces + b"1]"
 
 
 def test_fallbacks_follow_the_first_choice_with_ipv6_in_brackets():

@@ -255,6 +255,33 @@ def test_floods_are_met_with_calm_and_the_slow_are_not(name):
     assert codes == [None] * 4 + [Code.ENHANCE_YOUR_CALM, None], "four are left, and after the end nothing is heard"
 
 
+def test_what_was_under_way_when_we_reset_a_stream_costs_the_peer_nothing():
+    peer = RawPeer(Limits(idle_frames=Rate(burst=3, per_s=0), empty_frames=Rate(burst=3, per_s=0)))
+    for number in range(1, 21, 2):
+        peer.send(peer.headers(number), frames.frame(DATA, 0, number, b"x"))
+        peer.server.reset(number, Code.NO_ERROR)
+        under_way = frames.frame(DATA, 0, number, bytes(1000)) * 10 + frames.window_update(number, 1000)
+        assert closed_with(peer.send(under_way, frames.rst_stream(number, Code.CANCEL))) is None
+    assert peer.send(peer.headers(21))[0].stream_id == 21
+
+
+@pytest.mark.parametrize("late", [frames.frame(DATA, 0, 1, b""), frames.rst_stream(1, Code.CANCEL)])
+def test_what_cannot_all_have_been_under_way_is_a_flood(late):
+    peer = RawPeer(Limits(idle_frames=Rate(burst=3, per_s=0)))
+    peer.send(peer.headers(1))
+    peer.server.reset(1, Code.NO_ERROR)
+    assert closed_with(peer.send(late * 6)) is Code.ENHANCE_YOUR_CALM
+
+
+def test_what_follows_a_malformed_request_on_its_stream_costs_nobody_else():
+    peer = RawPeer()
+    peer.send(peer.headers(1))
+    events = peer.send(peer.headers(3, [*REQUEST, ("x-tenant", "acme ")]), frames.frame(DATA, 0, 3, b"x"), frames.rst_stream(3, 8))
+    assert events == []
+    assert [(kind, stream) for kind, _, stream, _ in peer.received()] == [(RST_STREAM, 3)]
+    assert peer.send(frames.frame(DATA, 0, 1, b"x"))[0].data == b"x"
+
+
 def test_resets_after_an_answer_are_not_counted():
     peer = RawPeer(Limits(rapid_resets=FEW))
     for number in range(1, 101, 2):

@@ -92,6 +92,46 @@ def test_an_exception_keeps_its_traceback_in_one_line():
     assert "KeyError" in json.loads(line)["exception"]
 
 
+def test_an_exception_and_its_causes_are_shown_without_their_words():
+    stream, prompt = io.StringIO(), "my secret"
+    undo = logs.configure(stream=stream)
+    failure = ValueError(f"cannot read {prompt}")
+    failure.__cause__ = KeyError(prompt)
+    logging.getLogger("x").error("failed", exc_info=failure)
+    undo()
+    shown = json.loads(stream.getvalue())["exception"]
+    assert shown.index("ValueError") < shown.index("because of") < shown.index("KeyError")
+    assert prompt not in stream.getvalue()
+
+
+class Full(io.StringIO):
+    """A stream that cannot be written to for a while."""
+
+    full = True
+
+    def write(self, text: str) -> int:
+        if self.full:
+            raise OSError(28, "No space left on device")
+        return super().write(text)
+
+
+def test_what_cannot_be_written_is_counted_and_the_next_lines_are_written():
+    handler = BatchHandler(stream := Full())
+    handler.setFormatter(logs.JsonFormatter())
+    for _ in range(3):
+        handler.handle(logging.makeLogRecord({"msg": "lost"}))
+    handler.flush()
+    handler.flush()
+    stream.full = False
+    handler.handle(logging.makeLogRecord({"msg": "kept"}))
+    deadline = time.monotonic() + 5
+    while "dropped" not in stream.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.01)  # for the thread, which is alive
+    handler.close()
+    kept, dropped = map(json.loads, stream.getvalue().splitlines())
+    assert (kept["message"], dropped["message"], dropped["lines"]) == ("kept", "lines dropped", 3)
+
+
 def test_undo_puts_logging_back():
     root = logging.getLogger()
     before = root.handlers[:], root.level

@@ -68,3 +68,21 @@ def test_observers_come_and_go():
     observers.remove(first)
     observers.rejected(RequestHead(), BadRequest("x"))
     assert [name for name, *_ in calls] == ["a", "b", "b"]
+
+
+def test_one_that_fails_costs_the_others_nothing(caplog):
+    class Broken:
+        def __getattr__(self, name):
+            def fail(*_, **__):
+                raise ZeroDivisionError
+
+            return fail
+
+    calls: list = []
+    decision = build_decision()
+    observers = Observers([Broken(), Recorder(calls, "a")])
+    observers.decided(decision, duration_s=0.1, body_bytes=5)
+    observers.rejected(RequestHead(), BadRequest("no"))
+    observers.finished(decision, build_outcome(), ttft_s=None, duration_s=1.0)
+    assert [call[1] for call in calls] == ["decided", "rejected", "finished"]
+    assert [record.exc_info[0] for record in caplog.records] == [ZeroDivisionError] * 3
