@@ -1,6 +1,6 @@
 """Anthropic messages: `/v1/messages`. The system prompt is a field of its own; tools are used and answered in content blocks."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -8,6 +8,13 @@ from epp.errors import BadRequest
 from epp.model.request import Api, Chat, InferenceRequest, RequestHead
 from epp.parsers.body import Body, decode, dicts, lazy_chat, output_cap
 from epp.parsers.canonical import ABSENT, Canonical, Part
+from epp.parsers.chat_form import function_tool, template_options
+
+BILLING: Final = "x-anthropic-billing-header"
+"""Begins a system text in which Claude Code accounts for the request: another one in each turn, ahead of all that stays the same.
+
+vLLM leaves it out of the prompt. An engine that keeps it cannot reuse what comes after it, so leaving it out here misleads nobody.
+"""
 
 
 class Block(Part, gc=False):
@@ -52,14 +59,12 @@ def parse(head: RequestHead, body: bytes) -> InferenceRequest:
     canonical.field(b"tools", found.tools)
     if found.system is not None:
         canonical.message("system")
-        canonical.content(found.system)
-    for message in found.messages:
-        canonical.message(message.role)
-        if isinstance(message.content, str):
-            canonical.text(message.content)
+        if isinstance(found.system, str):
+            canonical.text(found.system)
         else:
-            for block in message.content:
-                _add(canonical, block)
+            canonical.content([part for part in found.system if not _is_billing(part.text)])
+    for message in found.messages:
+        _add_message(canonical, message)
     return InferenceRequest(
         head=head,
         api=Api.MESSAGES,
@@ -75,6 +80,22 @@ def parse(head: RequestHead, body: bytes) -> InferenceRequest:
     )
 
 
+def _add_message(canonical: Canonical, message: Message) -> None:
+    content = message.content
+    canonical.message(message.role)
+    if isinstance(content, str):
+        if not (message.role == "system" and _is_billing(content)):
+            canonical.text(content)
+        return
+    for block in content:
+        if not (message.role == "system" and _is_billing(block.text)):
+            _add(canonical, block)
+
+
+def _is_billing(text: str | None) -> bool:
+    return text is not None and text.startswith(BILLING)
+
+
 def _add(canonical: Canonical, block: Block) -> None:
     canonical.field(b"id", block.id)
     canonical.field(b"name", block.name)
@@ -87,59 +108,87 @@ def _add(canonical: Canonical, block: Block) -> None:
 def to_chat(found: dict[str, Any]) -> Chat:
     """Return the fully decoded body, which `parse` has already accepted, in the chat completions form.
 
-    Tools become functions, uses of tools `tool_calls`, results messages of role `tool`, as engines that serve both APIs do it.
+    Tools become functions, uses of tools `tool_calls`, results messages of role `tool`, as vLLM does it. System messages that come
+    first are joined to the system prompt, later ones stay where they are.
     """
+    system = found.get("system")
+    instructions = [system if isinstance(system, str) else _system_text(system)]
     messages: list[dict[str, Any]] = []
-    if found.get("system") is not None:
-        messages.append({"role": "system", "content": _text(found["system"])})
     for message in found["messages"]:
-        messages += _messages(message)
-    tools = [
-        {
-            "type": "function",
-            "function": {
-                "name": tool.get("name", ""),
-                "description": tool.get("description", ""),
-                "parameters": tool.get("input_schema", {}),
-            },
-        }
-        for tool in dicts(found.get("tools"))
-    ]
-    return Chat(messages=messages, tools=tools or None)
+        if message["role"] != "system":
+            messages += _messages(message)
+        elif messages:
+            messages += _system(_system_text(message["content"]))
+        else:
+            instructions.append(_system_text(message["content"]))
+    tools = [function_tool({**tool, "parameters": _schema(tool.get("input_schema"))}) for tool in dicts(found.get("tools"))]
+    return Chat(
+        messages=_system("\n\n".join(text for text in instructions if text)) + messages,
+        tools=tools or None,
+        template_options=template_options(found),
+    )
+
+
+def _system(text: str) -> list[dict[str, Any]]:
+    return [{"role": "system", "content": text}] if text else []
+
+
+def _system_text(content: object) -> str:
+    """Return the text of a system message or of a system prompt in blocks, without what accounts for the request."""
+    texts = [content] if isinstance(content, str) else [part.get("text") or "" for part in dicts(content)]
+    return "".join(text for text in texts if not _is_billing(text))
+
+
+def _schema(schema: object) -> object:
+    """Return the schema of a tool's input, which vLLM completes."""
+    return {**schema, "type": schema.get("type", "object")} if isinstance(schema, dict) else {}
 
 
 def _messages(message: dict[str, Any]) -> list[dict[str, Any]]:
-    if isinstance(message["content"], str):
-        return [{"role": message["role"], "content": message["content"]}]
-    results: list[dict[str, Any]] = []
-    parts: list[dict[str, Any]] = []
-    calls: list[dict[str, Any]] = []
-    for block in message["content"]:
-        match block.get("type"):
-            case "tool_result":
-                answer = {"role": "tool", "tool_call_id": block.get("tool_use_id", ""), "content": _text(block.get("content"))}
-                results.append(answer)
-            case "tool_use":
-                arguments = msgspec.json.encode(block.get("input", {})).decode()
-                function = {"name": block.get("name", ""), "arguments": arguments}
-                calls.append({"id": block.get("id", ""), "type": "function", "function": function})
-            case "text":
-                parts.append({"type": "text", "text": block.get("text") or ""})
-            case "image":
-                parts.append({"type": "image_url", "image_url": {"url": ""}})
-            case _:
-                pass  # thinking is not put back into a prompt
-    said: dict[str, Any] = {"role": message["role"], "content": _join(parts)}
+    """Return a message and, before it, the results of tools that came in it; a user's message without more than these is none."""
+    role, blocks = message["role"], message["content"]
+    if isinstance(blocks, str):
+        return [{"role": role, "content": blocks}]
+    results = [made for block in _of_type(blocks, "tool_result") for made in _result(block)]
+    parts = [part for block in blocks if (part := _part(block)) is not None]
+    thoughts = [block.get("thinking") or "" for block in _of_type(blocks, "thinking")]
+    calls = [_call(block) for block in _of_type(blocks, "tool_use")]
+    if role == "user" and not parts:
+        return results
+    said: dict[str, Any] = {"role": role}
+    if parts:
+        said["content"] = parts[0]["text"] if len(parts) == 1 and "text" in parts[0] else parts
+    if thoughts:
+        said["reasoning"] = "".join(thoughts)
     if calls:
         said["tool_calls"] = calls
-    return results + ([said] if parts or calls else [])
+    return [*results, said]
 
 
-def _join(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
-    return "".join(part["text"] for part in parts) if all(part["type"] == "text" for part in parts) else parts
+def _of_type(blocks: object, name: str) -> list[dict[str, Any]]:
+    return [block for block in dicts(blocks) if block.get("type") == name]
 
 
-def _text(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(part.get("text") or "" for part in dicts(content))
+def _part(block: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the part that a block is, if it is one: an empty text is none."""
+    match block.get("type"):
+        case "text" if block.get("text"):
+            return {"type": "text", "text": block["text"]}
+        case "image":
+            return {"type": "image_url", "image_url": {"url": ""}}  # templates look at no more than that there is one
+        case _:
+            return None
+
+
+def _call(block: dict[str, Any]) -> dict[str, Any]:
+    function = {"name": block.get("name") or "", "arguments": msgspec.json.encode(block.get("input") or {}).decode()}
+    return {"id": block.get("id") or "", "type": "function", "function": function}
+
+
+def _result(block: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a tool's result: its texts, a line each, and a message of the user for its images."""
+    content = block.get("content")
+    text = content if isinstance(content, str) else "\n".join(part.get("text") or "" for part in _of_type(content, "text"))
+    images = [_part(part) for part in _of_type(content, "image")]
+    result = {"role": "tool", "tool_call_id": block.get("tool_use_id") or "", "content": text}
+    return [result, *([{"role": "user", "content": images}] if images else [])]

@@ -8,6 +8,7 @@ from epp.errors import BadRequest
 from epp.model.request import Api, Chat, InferenceRequest, RequestHead
 from epp.parsers.body import Body, decode, dicts, lazy_chat, output_cap
 from epp.parsers.canonical import ABSENT, Canonical, Part
+from epp.parsers.chat_form import function_tool, template_options
 
 
 class Message(msgspec.Struct, gc=False):
@@ -79,9 +80,13 @@ def add_message(canonical: Canonical, message: Message) -> None:
 
 def to_chat(found: dict[str, Any]) -> Chat:
     """Return messages and tools of the fully decoded body, which `parse` has already accepted."""
-    options = found.get("chat_template_kwargs")
     return Chat(
         messages=found["messages"],
-        tools=dicts(found.get("tools")) or None,
-        template_options=options if isinstance(options, dict) else {},
+        tools=[_tool(tool) for tool in dicts(found.get("tools"))] or None,
+        template_options=template_options(found),
     )
+
+
+def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+    function = tool.get("function")
+    return function_tool(function) if isinstance(function, dict) else tool

@@ -1,5 +1,6 @@
 """OpenAI responses: `/v1/responses`. The input is a text or a list of items; `instructions` are the system message."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -8,6 +9,7 @@ from epp.errors import BadRequest
 from epp.model.request import Api, Chat, InferenceRequest, RequestHead
 from epp.parsers.body import Body, decode, dicts, lazy_chat, output_cap
 from epp.parsers.canonical import ABSENT, Canonical, Part, is_present
+from epp.parsers.chat_form import function_tool, template_options
 
 
 class Item(msgspec.Struct, gc=False):
@@ -90,36 +92,64 @@ def _add(canonical: Canonical, item: Item) -> None:
 
 
 def to_chat(found: dict[str, Any]) -> Chat:
-    """Return the fully decoded body, which `parse` has already accepted, in the chat completions form."""
+    """Return the fully decoded body, which `parse` has already accepted, in the chat completions form.
+
+    Items of the assistant that follow each other are one message, as vLLM makes them: its reasoning, its text, its calls.
+    """
     messages: list[dict[str, Any]] = []
-    if found.get("instructions") is not None:
+    if found.get("instructions"):
         messages.append({"role": "system", "content": found["instructions"]})
     items = found["input"]
     for item in [{"role": "user", "content": items}] if isinstance(items, str) else items:
-        messages += _messages(item)
-    tools = [
-        {"type": "function", "function": {key: value for key, value in tool.items() if key != "type"}}
-        for tool in dicts(found.get("tools"))
-        if tool.get("type") == "function"
-    ]
-    return Chat(messages=messages, tools=tools or None)
+        _append(messages, item)
+    tools = [function_tool(function) for function in _functions(found.get("tools"))]
+    return Chat(messages=messages, tools=tools or None, template_options=template_options(found))
 
 
-def _messages(item: dict[str, Any]) -> list[dict[str, Any]]:
+def _functions(tools: object) -> Iterator[dict[str, Any]]:
+    """Yield the functions among the tools, those of a namespace under its name and theirs."""
+    for tool in dicts(tools):
+        match tool.get("type"):
+            case "function":
+                yield tool
+            case "namespace":
+                for inner in dicts(tool.get("tools")):
+                    if inner.get("type") == "function":
+                        yield {**inner, "name": _name(tool.get("name"), inner.get("name"))}
+
+
+def _name(namespace: object, name: object) -> str:
+    return f"{namespace}__{name}" if namespace else str(name or "")
+
+
+def _append(messages: list[dict[str, Any]], item: dict[str, Any]) -> None:
     match item.get("type", "message"):
+        case "message" if item.get("role") == "assistant":
+            _assistant(messages, "content")["content"] = _first_text(item.get("content"))
         case "message":
-            return [{"role": item.get("role", ""), "content": _content(item.get("content"))}]
+            messages.append({"role": item.get("role", ""), "content": item.get("content")})
+        case "reasoning":
+            reasoning = _first_text(item.get("content")) or _first_text(item.get("summary"))
+            _assistant(messages, "reasoning")["reasoning"] = reasoning
         case "function_call":
-            function = {"name": item.get("name") or "", "arguments": item.get("arguments") or ""}
+            function = {"name": _name(item.get("namespace"), item.get("name")), "arguments": item.get("arguments") or ""}
             call = {"id": item.get("call_id") or "", "type": "function", "function": function}
-            return [{"role": "assistant", "content": "", "tool_calls": [call]}]
+            _assistant(messages).setdefault("tool_calls", []).append(call)
         case "function_call_output":
-            return [{"role": "tool", "tool_call_id": item.get("call_id") or "", "content": _content(item.get("output"))}]
+            messages.append({"role": "tool", "tool_call_id": item.get("call_id") or "", "content": item.get("output")})
         case _:
-            return []  # reasoning is not put back into a prompt
+            pass  # what only the server can resolve
 
 
-def _content(content: object) -> str:
+def _assistant(messages: list[dict[str, Any]], field: str = "") -> dict[str, Any]:
+    """Return the assistant's message that an item belongs to: the last one, unless that is another's or has the field already."""
+    if not messages or messages[-1]["role"] != "assistant" or field in messages[-1]:
+        messages.append({"role": "assistant"})
+    return messages[-1]
+
+
+def _first_text(content: object) -> str:
+    """Return the text of the first part, which is all that vLLM puts back of what the assistant said."""
     if isinstance(content, str):
         return content
-    return "".join(text for part in dicts(content) if isinstance(text := part.get("text"), str))
+    return next((text if isinstance(text := part.get("text"), str) else "" for part in dicts(content)), "")

@@ -23,6 +23,9 @@ from epp.model.request import Api, Chat, InferenceRequest
 PROMPTS_SEPARATOR: Final = b"\xff"
 """Between the prompts of a batch, as the parsers put it; no byte of UTF-8."""
 
+TEXTS: Final = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal", "thinking": "thinking"}
+"""Types of parts that are text for a template, each with the field that has it."""
+
 
 class _Generation(Extension):
     """`{% generation %}`: marks the assistant's tokens for training; here its body is rendered as it is."""
@@ -78,18 +81,28 @@ class ChatTemplate:
             raise TokenizeError(f"the chat template failed ({type(error).__name__})") from None
 
     def _message(self, message: dict[str, Any]) -> dict[str, Any]:
-        made = {**message, "content": self._content(message.get("content"))}
+        made = {**message, "content": self._content(message)}
         if isinstance(calls := message.get("tool_calls"), list):
             made["tool_calls"] = [_tool_call(call) for call in calls]
+        reasoning = message.get("reasoning")
+        if reasoning is None:
+            reasoning = message.get("reasoning_content")
+        if reasoning is not None:  # clients write one of the names, and templates read one of them
+            made["reasoning"] = made["reasoning_content"] = reasoning
         return made
 
-    def _content(self, content: object) -> str | list[Any]:
-        """Return content as the template takes it: parts where it loops over them, else their text, a line each."""
-        parts = [content] if isinstance(content, str) else content if isinstance(content, list) else []
-        whole = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
-        if self._parts:
-            return whole
-        return "\n".join(part["text"] for part in whole if isinstance(part.get("text"), str))
+    def _content(self, message: dict[str, Any]) -> str | list[Any]:
+        """Return content as the template takes it: parts where it loops over them, else their text, a line each.
+
+        The result of a tool that is text alone is one text also where the template loops.
+        """
+        content = message.get("content")
+        found = [content] if isinstance(content, str) else content if isinstance(content, list) else []
+        parts = [_part(part) for part in found]
+        texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+        if self._parts and not (message.get("role") == "tool" and len(texts) == len(parts)):
+            return parts
+        return "\n".join(texts)
 
 
 class PromptTokenizer:
@@ -147,6 +160,14 @@ def _is_content(node: nodes.Node) -> bool:
             return _is_content(inner)
         case _:
             return False
+
+
+def _part(part: str | dict[str, Any]) -> dict[str, Any]:
+    """Return a part of a content; what is text under another name becomes text."""
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    field = TEXTS.get(part.get("type", ""))
+    return part if field is None else {"type": "text", "text": part.get(field)}
 
 
 def _tool_call(call: object) -> object:

@@ -43,7 +43,9 @@ JSON = st.recursive(
 )
 BODIES = st.dictionaries(KEYS, JSON, max_size=8).map(lambda body: {"model": "m", **body})
 PARTS = st.one_of(
-    st.fixed_dictionaries({"type": st.sampled_from(["text", "input_text", "image"])}, optional={"text": st.none() | TEXT}),
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["text", "input_text", "image", "thinking"])}, optional={"text": st.none() | TEXT}
+    ),
     st.fixed_dictionaries(
         {"type": st.just("tool_use")}, optional={"id": st.none() | TEXT, "name": st.none() | TEXT, "input": JSON}
     ),
@@ -52,7 +54,7 @@ PARTS = st.one_of(
 ITEM_TYPES = st.sampled_from(["message", "function_call", "function_call_output", "reasoning"])
 TURNS = st.lists(
     st.fixed_dictionaries(
-        {"role": st.sampled_from(["user", "assistant"]), "content": TEXT | st.lists(PARTS, max_size=3)},
+        {"role": st.sampled_from(["user", "assistant", "system"]), "content": TEXT | st.lists(PARTS, max_size=3)},
         optional={"type": ITEM_TYPES, "name": st.none() | TEXT, "arguments": st.none() | TEXT, "output": JSON},
     ),
     min_size=1,

@@ -129,9 +129,23 @@ def test_chat_is_decoded_when_asked():
     request = chat(SYSTEM, HELLO, tools=[TOOL], chat_template_kwargs={"enable_thinking": False})
     found = request.chat()
     assert found.messages == [SYSTEM, HELLO]
-    assert found.tools == [TOOL]
+    assert found.tools == [{"type": "function", "function": {"description": None, **TOOL["function"]}}]
     assert found.template_options == {"enable_thinking": False}
     assert chat(HELLO, tools=[]).chat().tools is None
+
+
+def test_tools_have_the_same_fields_in_the_same_order_however_they_are_written():
+    spelled = {"function": {"strict": True, "parameters": {"b": 1, "a": 2}, "x": 1, "name": "f"}, "x": 1, "type": "function"}
+    function = {"name": "f", "description": None, "parameters": {"b": 1, "a": 2}, "strict": True}
+    bare = {"type": "function", "function": {"name": "g", "strict": None}}
+    made = chat(HELLO, tools=[spelled, bare, {"type": "other"}]).chat().tools
+    assert json.dumps(made) == json.dumps(
+        [
+            {"type": "function", "function": function},
+            {"type": "function", "function": {"name": "g", "description": None, "parameters": None}},
+            {"type": "other"},
+        ]
+    )
 
 
 def test_a_body_that_only_the_template_would_choke_on_is_still_routed():

@@ -57,22 +57,54 @@ def test_a_stored_conversation_is_part_of_the_prefix():
 
 def test_chat_has_the_form_of_chat_completions():
     tool = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
+    parts = [{"type": "input_text", "text": "Wea"}, {"type": "input_text", "text": "ther?"}]
     items = [
-        {"role": "user", "content": [{"type": "input_text", "text": "Wea"}, {"type": "input_text", "text": "ther?"}]},
+        {"role": "user", "content": parts},
         {"type": "reasoning", "id": "r1", "summary": []},
         {"type": "function_call", "name": "weather", "arguments": "{}", "call_id": "c1"},
         {"type": "function_call_output", "call_id": "c1", "output": "rain"},
+        {"type": "item_reference", "id": "m1"},
     ]
     chat = respond(input=items, instructions="Be brief", tools=[tool, {"type": "web_search"}]).chat()
     call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
     assert chat.messages == [
         {"role": "system", "content": "Be brief"},
-        {"role": "user", "content": "Weather?"},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "user", "content": parts},
+        {"role": "assistant", "reasoning": "", "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "c1", "content": "rain"},
     ]
-    assert chat.tools == [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
-    assert respond(input="Hi").chat().messages == [{"role": "user", "content": "Hi"}]
+    function = {"name": "weather", "description": None, "parameters": {"type": "object"}}
+    assert json.dumps(chat.tools) == json.dumps([{"type": "function", "function": function}])
+    assert respond(input="Hi", instructions="").chat().messages == [{"role": "user", "content": "Hi"}]
+
+
+def test_what_the_assistant_does_in_one_turn_is_one_message():
+    calls = [{"type": "function_call", "name": name, "arguments": "{}", "call_id": name} for name in "ab"]
+    items = [
+        {"type": "reasoning", "summary": [{"text": "short"}], "content": [{"type": "reasoning_text", "text": "hm"}]},
+        {"role": "assistant", "content": [{"type": "output_text", "text": "I look."}, {"type": "output_text", "text": "!"}]},
+        *calls,
+        {"role": "assistant", "content": "And"},
+        {"type": "reasoning", "summary": [{"text": "short"}]},
+    ]
+    first, second = respond(input=items).chat().messages
+    assert [call["id"] for call in first.pop("tool_calls")] == ["a", "b"]
+    assert first == {"role": "assistant", "reasoning": "hm", "content": "I look."}
+    assert second == {"role": "assistant", "content": "And", "reasoning": "short"}
+
+
+def test_tools_of_a_namespace_have_its_name():
+    inner = {"type": "function", "name": "weather"}
+    call = {"type": "function_call", "namespace": "geo", "name": "weather", "arguments": "{}", "call_id": "c1"}
+    tools = [{"type": "namespace", "name": "geo", "tools": [inner, {"type": "custom", "name": "x"}]}]
+    chat = respond(input=[call], tools=tools).chat()
+    assert [tool["function"]["name"] for tool in chat.tools] == ["geo__weather"]
+    assert chat.messages[0]["tool_calls"][0]["function"]["name"] == "geo__weather"
+
+
+def test_options_for_the_template():
+    assert respond(input="Hi", chat_template_kwargs={"x": 1}).chat().template_options == {"x": 1}
+    assert respond(input="Hi", chat_template_kwargs=[]).chat().template_options == {}
 
 
 def test_what_continues_a_stored_response_cannot_be_rendered():

@@ -49,6 +49,37 @@ def test_content(source, messages, expected):
     assert render(source, messages) == expected
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "text", "text": "a"},
+        {"type": "input_text", "text": "a"},
+        {"type": "output_text", "text": "a"},
+        {"type": "refusal", "refusal": "a"},
+        {"type": "thinking", "thinking": "a"},
+    ],
+)
+def test_all_that_is_text_becomes_text(part):
+    assert render(PARTS, [user([part, "b"])]) == "(text:a)(text:b)"
+    assert render(STRING, [user([part, "b"])]) == "<s>[user]a\nb[a]"
+
+
+def test_the_result_of_a_tool_is_one_text_also_where_the_template_loops():
+    source = PARTS.replace("{% for part", "{% if m.content is string %}{{ m.content }}{% else %}{% for part", 1)
+    source = source.replace("{% endfor %}", "{% endfor %}{% endif %}", 1)
+    texts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert render(source, [{"role": "tool", "content": "a"}, {"role": "tool", "content": texts}]) == "aa\nb"
+    assert render(source, [{"role": "tool", "content": None}]) == ""
+    assert render(source, [{"role": "tool", "content": [texts[0], {"type": "image"}]}]) == "(text:a)(image:)"
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_reasoning_is_there_under_both_names(name):
+    said = {"role": "assistant", "content": "x", name: "hm"}
+    assert render("{{ messages[0].reasoning }}|{{ messages[0].reasoning_content }}", [said]) == "hm|hm"
+    assert render("{{ messages[0].reasoning is defined }}", [user("x")]) == "False"
+
+
 def test_tools_keep_their_order_and_their_characters():
     tools = [{"type": "function", "function": {"name": "é<b>", "a": 1}}]
     assert (
