@@ -24,6 +24,10 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where Kubernetes mounts what a pod needs to speak to its API server."""
 TOKEN_AGE_S_MAX = 60.0
 """How long a token is used before it is read again."""
+POD_NAME_MAX = 63
+"""Characters; Kubernetes cuts what a pod is named after, to put its suffix behind it."""
+POD_SUFFIX = 5
+"""Characters that tell a Deployment's pods apart, which have a dash before them unless that was cut."""
 
 _log = logging.getLogger(__name__)
 
@@ -78,9 +82,12 @@ def own_deployment() -> str:
     """Return the name of the Deployment that we are of: the pod's, without the two parts that tell its pods apart.
 
     Raises:
-        ConfigError: the variable POD_NAME does not say which pod this is.
+        ConfigError: the variable POD_NAME does not say which pod this is, or of a name so long that it was cut.
     """
-    name, *parts = os.environ.get("POD_NAME", "").rsplit("-", 2)
+    pod = os.environ.get("POD_NAME", "")
+    if len(pod) == POD_NAME_MAX and pod[-POD_SUFFIX - 1] != "-":
+        raise ConfigError(f"the name of this pod was cut ({pod}): an election without a pool wants a shorter one of the Deployment")
+    name, *parts = pod.rsplit("-", 2)
     if len(parts) != 2 or not name:
         raise ConfigError("an election without a pool goes by the name of the Deployment: set POD_NAME to the name of this pod")
     return name

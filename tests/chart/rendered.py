@@ -93,20 +93,21 @@ class Chart:
             raise Refused(done.stderr + done.stdout)
         return done.stdout
 
-    def template(self, *values: str, only_pool: bool = True, more: Sequence[str] = ()) -> str:
+    def template(self, *values: str, only_pool: bool = True, more: Sequence[str] = (), release: str = RELEASE) -> str:
         """The text that values (`a.b=c`) come to.
 
         Args:
             values: beside the pool's selector.
             only_pool: give that.
             more: further arguments of `helm template`.
+            release: its name.
         """
         given = [*((POOL,) if only_pool else ()), *values]
-        return self.run("template", RELEASE, str(CHART), "--namespace", NAMESPACE, *(f"--set={one}" for one in given), *more)
+        return self.run("template", release, str(CHART), "--namespace", NAMESPACE, *(f"--set={one}" for one in given), *more)
 
-    def render(self, *values: str, only_pool: bool = True, more: Sequence[str] = ()) -> Rendered:
+    def render(self, *values: str, only_pool: bool = True, more: Sequence[str] = (), release: str = RELEASE) -> Rendered:
         """The same as objects."""
-        text = self.template(*values, only_pool=only_pool, more=more)
+        text = self.template(*values, only_pool=only_pool, more=more, release=release)
         return Rendered([one for one in yaml.load_all(text, yaml.CSafeLoader) if one])
 
     def notes(self, *values: str) -> str:

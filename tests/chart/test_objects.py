@@ -114,8 +114,10 @@ def test_network_policy(chart):
     }
     assert [one["port"] for one in api["ports"]] == [443, 6443]
     assert [one["port"] for one in names["ports"]] == [53, 53]
-    alone = chart.render("networkPolicy.enabled=true", *ALONE).one("NetworkPolicy")["spec"]
-    assert alone["ingress"][0] == {"ports": [{"port": "http"}]}
+    alone = chart.render(*values, *ALONE).one("NetworkPolicy")["spec"]
+    assert alone["ingress"] == [{**asks, "ports": [{"port": "http"}]}, scrapes, probes], "rules add up: the clients' port is in one"
+    anybody = chart.render("networkPolicy.enabled=true", *ALONE).one("NetworkPolicy")["spec"]
+    assert anybody["ingress"] == [{"ports": [{"port": "http"}]}, scrapes, probes]
     elsewhere = chart.render("networkPolicy.enabled=true", "pool.create=false", "pool.name=mine", only_pool=False)
     assert elsewhere.one("NetworkPolicy")["spec"]["egress"][0]["to"] == [{"podSelector": {}}], "whose labels are not known here"
 

@@ -33,6 +33,24 @@ def test_who_answers_when_there_are_several(chart, values, elects):
         assert rolling == {"maxSurge": 1, "maxUnavailable": 0}, "there is always one that is ready"
 
 
+def test_a_leader_with_an_envoy_hands_over_then_has_clients_turn_away(chart, monkeypatch):
+    def hook(*values):
+        rendered = chart.render("standalone.enabled=true", *values)
+        program, flag, code = rendered.picker["lifecycle"]["preStop"]["exec"]["command"]
+        assert (program, flag) == ("python", "-c")
+        done = []
+        with monkeypatch.context() as patched:
+            patched.setattr("time.sleep", done.append)
+            patched.setattr("urllib.request.urlopen", lambda url, **_: done.append(url))
+            exec(code, {})
+        return done, rendered.pod["terminationGracePeriodSeconds"]
+
+    fail = "http://127.0.0.1:9901/healthcheck/fail"
+    assert hook() == ([fail], 70)
+    assert hook("replicas=2", "strategy.chain={consistent-hash}") == ([fail], 70)
+    assert hook("replicas=2") == ([10, fail], 80)
+
+
 @pytest.mark.parametrize(("drain_s", "elects"), [(0, False), (30, False), (30, True), (300, False)])
 def test_a_pod_has_the_time_that_draining_takes(chart, drain_s, elects):
     rendered = chart.render(f"drainTimeoutS={drain_s}", f"replicas={1 + elects}")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from epp.kube.access import own_deployment
 from tests.chart.rendered import ISSUED, NAME, NAMESPACE
 
 ALONE = ("standalone.enabled=true", "pool.create=false")
@@ -71,6 +72,18 @@ def test_to_elect_a_leader_it_may_write_one_lease(chart):
             "verbs": ["get", "list", "watch", "update", "patch"],
         },
     ]
+
+
+@pytest.mark.parametrize("letters", [1, 41, 42, 43, 44, 46, 47, 50, 53])
+def test_without_a_pool_a_picker_knows_its_lease_however_long_the_release(chart, monkeypatch, letters):
+    """The name is told from the pod's, which Kubernetes cuts where it is too long."""
+    rendered = chart.render("pool.create=false", "replicas=2", release="a" * letters)
+    name = rendered.one("Deployment")["metadata"]["name"]
+    for template in ("5d9c7b", "5d9c7b5d9c"):
+        monkeypatch.setenv("POD_NAME", f"{name}-{template}-"[:58] + "x2x4k")
+        assert own_deployment() == name
+    (lease,) = rules(rendered)["coordination.k8s.io", "leases"][1]
+    assert lease == f"epp-{NAMESPACE}-{name}.llm-d.ai"
 
 
 def test_only_authentication_of_metrics_needs_the_cluster(chart):

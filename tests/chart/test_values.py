@@ -50,6 +50,7 @@ def test_each_value_has_its_reason_in_the_schema():
         ("drainTimeoutSeconds=5", "additional properties 'drainTimeoutSeconds' not allowed"),
         ("tls.enable=false", "additional properties 'enable' not allowed"),
         ("standalone.listenAddress=localhost", "value must be one of '0.0.0.0', '::'"),
+        (f"fullnameOverride={'a' * 47}", "maxLength: got 47, want 46"),
         ("inferenceObjectives.items[0].name=batch", "missing property 'priority'"),
     ],
 )

@@ -37,12 +37,18 @@
 {{- end -}}
 
 {{/* Run in the picker's container when the pod ends: from then on Envoy has clients close their connections, so that none sends its
-next request to a pod that is going. */}}
+next request to a pod that is going. A leader first hands over: clients that were turned away sooner would find nobody. */}}
 {{- define "epp.envoyDrain" -}}
 command:
 - python
 - -c
 - |
+  {{- if include "epp.elects" . }}
+  from time import sleep
+  {{- end }}
   from urllib.request import urlopen
+  {{- if include "epp.elects" . }}
+  sleep({{ include "epp.handoverS" . }})
+  {{- end }}
   urlopen("http://127.0.0.1:9901/healthcheck/fail", data=b"", timeout=5)
 {{- end -}}

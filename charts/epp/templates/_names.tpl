@@ -1,12 +1,14 @@
 {{/* What things are called, and how they are found. */}}
 
+{{/* 46 characters: the name of a pod is this, a dash, up to 10 for its template, a dash and 5 of its own, and Kubernetes cuts what is
+before those 5 to 58. Where it does, pickers cannot tell the name of their Deployment, and so not that of their Lease. */}}
 {{- define "epp.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride -}}
 {{- else if contains .Chart.Name .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 46 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 46 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 

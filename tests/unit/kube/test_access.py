@@ -6,7 +6,7 @@ import pytest
 
 from epp.errors import ApiError, ConfigError
 from epp.kube import access, client
-from epp.kube.access import load_access, own_namespace
+from epp.kube.access import load_access, own_deployment, own_namespace
 from epp.kube.client import Api
 from tests.kube import certificates
 from tests.unit.kube.api_server import refuses, says, serving, write_kubeconfig
@@ -199,3 +199,24 @@ def test_the_namespace_to_look_in(pod, monkeypatch):
 
 def test_without_any_namespace_it_is_the_default_one():
     assert own_namespace() == "default"
+
+
+@pytest.mark.parametrize("letters", [1, 46])
+def test_the_deployment_is_what_the_pod_is_named_after(monkeypatch, letters):
+    monkeypatch.setenv("POD_NAME", "a" * letters + "-5d9c7b5d9c-x2x4k")
+    assert own_deployment() == "a" * letters
+
+
+@pytest.mark.parametrize("name", ["", "picker", "picker-0", "-a-b"])
+def test_a_pod_that_is_of_no_deployment(monkeypatch, name):
+    monkeypatch.setenv("POD_NAME", name)
+    with pytest.raises(ConfigError, match="set POD_NAME"):
+        own_deployment()
+
+
+@pytest.mark.parametrize("letters", [47, 48, 50, 56])
+def test_a_pod_whose_name_was_cut(monkeypatch, letters):
+    """By as little as the dash before its suffix: the Deployment is no longer told from what there is."""
+    monkeypatch.setenv("POD_NAME", f"{'a' * letters}-5d9c7b5d9c-"[:58] + "x2x4k")
+    with pytest.raises(ConfigError, match=r"was cut .* shorter"):
+        own_deployment()
