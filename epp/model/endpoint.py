@@ -59,6 +59,11 @@ class Endpoint:
         object.__setattr__(self, "authority", join_host_port(self.address, self.port))  # the class is frozen
 
     @property
+    def life(self) -> tuple[str, str, str, int]:
+        """What must stay for it to be the same engine, whose cache is believed in and whose failures are its own."""
+        return (self.name, self.generation, self.address, self.port)
+
+    @property
     def role(self) -> Role:
         """The role bits of the endpoint's label; an unknown value serves nothing."""
         return ROLES.get(self.labels.get(ROLE_LABEL, ""), Role(0))

@@ -126,7 +126,7 @@ class PoolState:
         before = {name: (slot, self._at(slot)) for name, slot in self._slots.items()}
         removed = tuple(slot for name, (slot, _) in before.items() if name not in wanted)
         kept = [(slot, old, wanted[name]) for name, (slot, old) in before.items() if name in wanted]
-        reborn = tuple(slot for slot, old, new in kept if _life(old) != _life(new))
+        reborn = tuple(slot for slot, old, new in kept if old.life != new.life)
         changed = tuple(slot for slot, old, new in kept if old != new and slot not in reborn)
         for slot in (*removed, *reborn):
             self._clear(slot, now_s)
@@ -281,8 +281,3 @@ class _Adapters:
             self.masks[name] = (running, waiting)
         else:
             self.masks.pop(name, None)
-
-
-def _life(endpoint: Endpoint) -> tuple[str, str, int]:
-    """What must stay for an endpoint's cache to be believed in."""
-    return (endpoint.generation, endpoint.address, endpoint.port)

@@ -180,13 +180,19 @@ class KvStream:
     def _begin_replay(self, seq: int, payload: bytes, now_s: float) -> Replay | None:
         if self._asked and not (seq == self._asked and payload == self._last):
             # Another process, or the buffer no longer reaches back to our last batch: both mean start over.
-            self._begin_epoch()
-            return self._ask(0)
+            return self._begin_anew()
         self._replaying = True
         self.residency.parking = Parking()
         if self._asked == 0 and not (seq == 0 and self._next == 1 and payload == self._last):
             self._start_over(seq)
         return self._go_on(seq, payload, now_s)
+
+    def _begin_anew(self) -> Replay:
+        """A replay has shown a new engine: ask for all that it has published."""
+        self._begin_epoch()
+        # What was heard live may be of the old engine: a lower number must not count as another restart.
+        self._last_live, self._last_heard = -1, b""
+        return self._ask(0)
 
     def _start_over(self, seq: int) -> None:
         """Forget everything; the next batch is `seq`."""
@@ -208,8 +214,7 @@ class KvStream:
     def _finish(self, now_s: float) -> Replay | None:
         if not self._replaying:
             if self._asked:  # Nothing at or behind our last batch: the engine has begun anew and is not there yet.
-                self._begin_epoch()
-                return self._ask(0)
+                return self._begin_anew()
             self._start_over(0)  # It has published nothing so far.
         self._asked = None
         command = self._drain(now_s)

@@ -83,7 +83,8 @@ class Residency:
     """The blocks of one endpoint.
 
     Only one *reference group* is indexed: the first dense cache group that stores, or one with a lower index should it store later.
-    All groups of an engine share block hashes, so another group, or another block size, would count the same blocks twice.
+    All groups of an engine share block hashes, so another group, or another block size, would count the same blocks twice. Which it
+    is, and how large its blocks are, is settled anew whenever all is forgotten: the engine may have restarted with others.
 
     Args:
         lanes: the masks that all endpoints share.
@@ -100,7 +101,9 @@ class Residency:
         self.overfull = False
         """The engine exceeded BLOCKS_MAX since this was last set to False; everything was forgotten then."""
         self.block_tokens = 0
+        """Size of the reference group's blocks; stays while that is not settled, since prompts go on being cut by it."""
         self._group = -1
+        """Index of the reference group; -1: not settled, and no blocks are held."""
         self._lanes = lanes
         self._slot = slot
         self._adapters = adapters
@@ -133,6 +136,7 @@ class Residency:
         """Forget all blocks; constant time."""
         self._lanes.retire(self.lane)
         self.lane = self._lanes.open(self._slot)
+        self._group = -1
         self._heads.clear()
         if self.parking is not None:
             self.parking = Parking()

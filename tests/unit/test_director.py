@@ -248,6 +248,14 @@ def test_a_request_without_a_body_goes_through_the_same_candidates():
         assert decision.slot == 2
 
 
+def test_late_news_of_an_endpoint_whose_labels_changed_are_its_own():
+    world = World(held={1: 90})
+    decision = world.ask(chat())
+    world.pool.apply([replace(build_endpoint(index), labels={"version": "2"}) for index in range(3)], world.now_s)
+    world.director.finish(decision, Outcome(end="complete", status=200, usage=Usage(cached_tokens=5)))
+    assert world.strategy.learned == [(1, 5)]
+
+
 @pytest.mark.parametrize("subset", [(), ("10.9.9.9:8000",)])
 def test_a_subset_that_leaves_nobody_is_503(subset):
     error = World().ask(chat(), RequestHead(path="/v1/chat/completions", subset=subset))

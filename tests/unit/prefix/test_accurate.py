@@ -202,6 +202,48 @@ class TestGroups:
         assert rig.match(PROMPT) == [4]
         assert rig.feed.sizes == (4,)
 
+    def test_a_cleared_cache_keeps_its_block_size(self):
+        rig = Rig()
+        rig.cache(0, PROMPT)
+        rig.live(0, rig.engines[0].clear())
+        assert rig.feed.sizes == (4,), "prompts sent before the first block must be known in its size"
+        rig.cache(0, PROMPT)
+        assert rig.match(PROMPT) == [16]
+        rig.live(0, rig.engines[0].evict(PROMPT))
+        assert rig.match(PROMPT) == [12]
+
+    def test_the_lowest_dense_group_counts_again_when_all_was_forgotten(self):
+        rig = Rig()
+        publish = rig.engines[0].publish
+        low, high = stored([1], PROMPT[:4], group_idx=0), stored([1, 2], PROMPT[:4], group_idx=2, block=2)
+        rig.live(0, publish(low))
+        rig.live(0, rig.engines[0].clear())
+        rig.live(0, publish(high))
+        assert rig.match(PROMPT) == [4]
+        rig.live(0, publish(low, high))
+        assert (rig.match(PROMPT), rig.report(0).blocks, rig.feed.sizes) == ([4], 1, (4,))
+        rig.live(0, publish(removed(1, 2, group_idx=2)))
+        assert rig.match(PROMPT) == [4]
+        rig.live(0, publish(removed(1)))
+        assert rig.match(PROMPT) is None
+
+    def test_an_empty_or_orphaned_group_does_not_give_way_to_another(self):
+        """Else the block size would change with every event, and prompts sent meanwhile would not be known in the right one."""
+        for first in ([stored([1], PROMPT[:4]), removed(1)], [stored([2], PROMPT[4:8], parent=1)]):
+            rig = Rig()
+            rig.live(0, rig.engines[0].publish(*first, stored([1, 2], PROMPT[:4], group_idx=2, block=2)))
+            assert (rig.match(PROMPT), rig.report(0).blocks, rig.feed.sizes) == (None, 0, (4,))
+
+    def test_a_block_in_another_tier_settles_no_size(self):
+        rig = Rig()
+        rig.cache(0, PROMPT)
+        rig.engines[0].clear()
+        rig.engines[0].block = 8
+        rig.live(0, rig.engines[0].publish(stored([1], [], block=0, medium="CPU")))
+        assert (rig.feed.sizes, rig.report(0).blocks) == ((4,), 0)
+        rig.cache(0, PROMPT)
+        assert (rig.match(PROMPT), rig.feed.sizes) == ([16], (8,))
+
 
 class TestStrategy:
     def test_health(self):

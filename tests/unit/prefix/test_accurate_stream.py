@@ -136,6 +136,87 @@ class TestStream:
         assert rig.match([4] * 9) is None
         assert rig.match([14] * 9) == [8]
 
+    def test_restart_found_by_a_replay_counts_once(self):
+        rig = Rig(replayable=True)
+        for number in range(9):
+            rig.cache(0, [number] * 8)
+        for published in (5, 20, 0):  # Less than the old engine did, more, nothing yet.
+            rig.feed.disconnected(0)
+            rig.engines[0].restart()
+            for number in range(published):
+                rig.engines[0].cache([10 + number] * 8)
+            rig.do(0, rig.feed.connected(0))
+            before = rig.report(0).counts.restarts, rig.report(0).counts.replays
+            assert rig.live(0, rig.engines[0].cache(PROMPT)) is None
+            assert (rig.report(0).counts.restarts, rig.report(0).counts.replays) == before
+            assert rig.standing(0) is Standing.EXACT
+            assert rig.match(PROMPT) == [16]
+            assert rig.match([10] * 9) == ([8] if published else None)
+        assert rig.report(0).counts.restarts == rig.report(0).epoch == 3
+
+    def test_live_messages_around_the_replay_that_finds_a_restart(self):
+        rig = Rig(replayable=True)
+        engine, feed = rig.engines[0], rig.feed
+        for number in range(5):
+            rig.cache(0, [number] * 8)
+        engine.restart()
+        for number in range(7):
+            engine.cache([10 + number] * 8)
+        probe = feed.receive_live(0, *engine.cache([20] * 8), 0.0)
+        assert feed.receive_live(0, *engine.cache([21] * 8), 0.0) is None
+        whole = feed.receive_replay(probe, *engine.replay(probe.from_seq)[0], 0.0)
+        assert whole.from_seq == 0
+        assert feed.receive_live(0, *engine.cache([22] * 8), 0.0) is None
+        replies = engine.replay(0)
+        assert feed.receive_replay(whole, *replies[0], 0.0) is None
+        assert feed.receive_live(0, *engine.cache([23] * 8), 0.0) is None
+        for reply in replies[1:]:
+            assert feed.receive_replay(whole, *reply, 0.0) is None
+        assert rig.standing(0) is Standing.EXACT
+        assert [rig.match([number] * 9) for number in (10, 20, 21, 22, 23)] == [[8]] * 5
+        assert rig.match([4] * 9) is None
+        assert rig.report(0).counts.restarts == 1
+
+    def test_a_second_restart_is_still_seen_by_a_smaller_number(self):
+        rig = Rig(replayable=True)
+        rig.cache(0, PROMPT)
+        rig.cache(0, [8] * 8)
+        for life in range(2):
+            rig.engines[0].restart()
+            rig.do(0, rig.feed.connected(0))
+            rig.cache(0, [10 + life] * 8)
+            rig.cache(0, [20 + life] * 8)
+        rig.engines[0].restart()
+        rig.cache(0, PROMPT)
+        assert rig.report(0).counts.restarts == 3
+        assert rig.match(PROMPT) == [16]
+        assert rig.match([21] * 9) is None
+
+    def test_restart_with_another_block_size(self):
+        """Whichever way it is seen: by a smaller number, as a gap, on reconnect."""
+        for replayable, reconnect, missed in (
+            (True, False, 0),
+            (False, False, 0),
+            (True, False, 5),
+            (False, False, 5),
+            (True, True, 5),
+        ):
+            rig = Rig(replayable=replayable)
+            rig.cache(0, [1] * 8)
+            rig.cache(0, PROMPT)
+            engine = rig.engines[0]
+            engine.restart()
+            engine.block = 8
+            for number in range(missed):
+                engine.cache([number] * 8)
+            if reconnect:
+                rig.do(0, rig.feed.connected(0))
+            rig.cache(0, PROMPT)
+            assert rig.match(PROMPT) == [16]
+            assert rig.match([1] * 9) == ([8] if missed and replayable else None)
+            assert (rig.feed.sizes, rig.report(0).counts.skipped) == ((8,), 0)
+            rig.feed.check()
+
     def test_reconnected_to_the_same_engine(self):
         for replayable in (True, False):
             rig = Rig(replayable=replayable)
