@@ -17,13 +17,28 @@ class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool = False
 
 
+class Function(msgspec.Struct, frozen=True):
+    """What a tool calls. In the prompt it has all these fields, in this order, as with vLLM."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A tool the model may use."""
+
+    type: str
+    function: Function
+
+
 class GenerateBody(msgspec.Struct, frozen=True, kw_only=True):
     """A body of `/v1/completions`, `/v1/chat/completions` or `/tokenize`, whichever fields it has."""
 
     model: str
     prompt: str | list[int | str | list[int]] | None = None
     messages: list[dict[str, Any]] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: list[Tool] | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     stream: bool = False
@@ -58,7 +73,7 @@ def token_ids(body: GenerateBody) -> list[int]:
         BadRequest: there is neither a prompt nor messages.
     """
     if body.messages is not None:
-        return encode(render_chat(body.messages, body.tools))
+        return encode(render_chat(body.messages, msgspec.to_builtins(body.tools)))
     match body.prompt:
         case str(text):
             return encode(text)

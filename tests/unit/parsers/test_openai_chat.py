@@ -8,7 +8,9 @@ import pytest
 from epp.errors import BadRequest, TokenizeError
 from epp.model.request import Api, RequestHead, prompt_tokens
 from epp.parsers.canonical import AUDIO_TOKENS, IMAGE_TOKENS, VIDEO_TOKENS
-from epp.parsers.openai_chat import parse
+from epp.parsers.openai_chat import parse, to_chat
+from epp.testing.openai_api import read_body, token_ids
+from epp.testing.tokenizer import encode, render_chat
 
 HEAD = RequestHead(path="/v1/chat/completions")
 SYSTEM = {"role": "system", "content": "You are a helpful AI writer."}
@@ -186,3 +188,11 @@ def test_what_cannot_be_understood_is_a_400_that_quotes_nothing(body, sentence):
 
 def test_the_body_is_not_kept_in_a_representation():
     assert "secret" not in repr(chat({"role": "user", "content": "secret"}).chat)
+
+
+def test_an_engine_reads_the_same_prompt_however_the_client_writes_its_tools():
+    scrambled = {"function": {"parameters": {"type": "object"}, "name": "f", "x": 1}, "type": "function"}
+    tools = [scrambled, {"type": "function", "function": {"name": "g"}}]
+    body = json.dumps({"model": "m", "tools": tools, "messages": [{"role": "user", "content": "Hi"}]}).encode()
+    chat = to_chat(json.loads(body))
+    assert encode(render_chat(chat.messages, chat.tools)) == token_ids(read_body(body))
