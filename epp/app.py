@@ -167,7 +167,7 @@ class Picker:
         pages = ConfigPages(self._live_config).routes()
         gate = self._cluster.gate if self._cluster is not None else None
         admin = Admin(self._sources(), self.metrics, self.ring, self.health, pages, gate=gate)
-        metrics_port = await admin.start(options.bind or "0.0.0.0", options.metrics_port, tls=parts.admin_tls(options))
+        metrics_port = await admin.start(parts.host(options), options.metrics_port, tls=parts.admin_tls(options))
         stack.push_async_callback(admin.stop)
         kind = parts.transport_kind(options)
         probes = kind(parts.probe_options(options))

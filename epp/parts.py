@@ -20,11 +20,9 @@ from epp.scheduling.producers.prefix_chain import PrefixChainProducer
 from epp.scheduling.settings import MetricsDataSource
 from epp.scrape.page_client import make_tls
 from epp.scrape.poller import Pace, Target
+from epp.sockets import ANY_ADDRESS
 from epp.transport.base import Transport, TransportOptions
 from epp.transport.tls import TlsOptions, page_context
-
-ANY_ADDRESS = "[::]"
-"""IPv6 and IPv4; where there is no IPv6, it falls back to IPv4."""
 
 BODY_MODES = {
     "none": BodyMode.NONE,
@@ -88,15 +86,20 @@ def transport_kind(options: ServeOptions) -> type[Transport]:
     return NativeTransport
 
 
+def host(options: ServeOptions) -> str:
+    """Return where all three ports listen."""
+    return options.bind or ANY_ADDRESS
+
+
 def probe_options(options: ServeOptions) -> TransportOptions:
     """Return where and how to listen for probes."""
-    return TransportOptions(host=options.bind or ANY_ADDRESS, port=options.grpc_health_port, tls=TlsOptions(secure=False))
+    return TransportOptions(host=host(options), port=options.grpc_health_port, tls=TlsOptions(secure=False))
 
 
 def transport_options(options: ServeOptions, wire: WireOptions) -> TransportOptions:
     """Return where and how to listen for streams. A whole body must fit in what a stream may have queued for its peer."""
     return TransportOptions(
-        host=options.bind or ANY_ADDRESS,
+        host=host(options),
         port=options.grpc_port,
         tls=TlsOptions(
             secure=options.secure_serving,

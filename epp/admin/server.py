@@ -21,6 +21,7 @@ from epp.admin.index import INDEX
 from epp.admin.page import MetricsPage
 from epp.admin.state_json import pool_json, strategies_json
 from epp.errors import BadRequest
+from epp.sockets import ANY_ADDRESS, listen
 from epp.telemetry.health import LIVENESS, HealthState, Serving
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.sheets import RECORDS_MAX, DecisionRing, render
@@ -62,7 +63,7 @@ class Admin:
         self._gate = gate
         self._runner: web.AppRunner | None = None
 
-    async def start(self, host: str = "0.0.0.0", port: int = 9090, *, tls: SSLContext | None = None) -> int:
+    async def start(self, host: str = ANY_ADDRESS, port: int = 9090, *, tls: SSLContext | None = None) -> int:
         """Listen, over TLS with a context. Returns the bound port.
 
         Raises:
@@ -80,14 +81,11 @@ class Admin:
             "/strategies": self._strategies,
         }
         app.add_routes([*(web.get(path, handler) for path, handler in routes.items()), *self._pages])
+        listening = listen(host, port)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, ssl_context=tls)
-        try:
-            await site.start()
-        except OSError as error:
-            raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-        bound: int = self._runner.addresses[0][1]
+        await web.SockSite(self._runner, listening, ssl_context=tls).start()
+        bound: int = listening.getsockname()[1]
         return bound
 
     async def stop(self) -> None:

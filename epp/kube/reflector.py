@@ -127,6 +127,8 @@ class Reflector(Generic[T]):
         self._version = ""
         """Up to where the collection is known; empty: it must be listed."""
         self._complaint = ""
+        self._denials = 0
+        """How often in a row the server has said that there is no such collection."""
 
     @property
     def resource(self) -> str:
@@ -248,17 +250,19 @@ class Reflector(Generic[T]):
         """Note that the server is there."""
         self.last_contact_s = self._clock()
         self.absent = False
+        self._denials = 0
         if self.failing:
             _log.info("the API server is followed again", extra={"path": self.path})
             self.failing = self._complaint = ""
 
     def _ended(self, error: ApiError) -> None:
         """Take note of why the server is not followed now."""
+        self._denials = self._denials + 1 if error.status == NOT_FOUND else 0
         if error.reason == CLOSED:
             return
         if error.status in {GONE, NOT_FOUND}:
             self._version = ""
-        if error.status == NOT_FOUND and (not self._objects or self._backoff.failures >= ABSENT_SURE):
+        if error.status == NOT_FOUND and (not self._objects or self._denials >= ABSENT_SURE):
             self._miss()
             return
         self.errors[error.reason] += 1

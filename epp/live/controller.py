@@ -50,6 +50,8 @@ class Failure:
     source: str
     at_s: float
     """Wall time."""
+    hash: str = ""
+    """Of the configuration; empty when it did not get so far as to have one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,11 +139,15 @@ class Controller:
         async with self._lock:
             try:
                 plan, new = await asyncio.to_thread(self._read, text, source)
-                answer = self.generations.offer(new)
+            except ConfigError as error:
+                self._refuse(error, source)
+                return
+            answer = self.generations.offer(new)
+            try:
                 if answer is Answer.APPLY:
                     await self._apply(plan, new, "changed")
             except ConfigError as error:
-                self._refuse(error, source)
+                self._refuse(error, source, new)
                 return
             self.failure, self.last_success_s = None, self._wall()
             if answer in {Answer.PINNED, Answer.CONDEMNED}:
@@ -190,7 +196,7 @@ class Controller:
                     plan = await asyncio.to_thread(self._build, newest.config)
                     await self._apply(plan, newest, "unpinned")
                 except ConfigError as error:
-                    self._refuse(error, newest.source)
+                    self._refuse(error, newest.source, newest)
                     raise
             return self.generations.current
 
@@ -219,6 +225,7 @@ class Controller:
             tally = self._baseline.tally()
             assembly.install(prepared)
         self.generations.enter(new, cause, self._wall())
+        self._absolve(new)
         self.warnings = plan.warnings + doubts
         for warning in self.warnings:
             log.warning("configuration", extra={"doubt": warning})
@@ -260,16 +267,21 @@ class Controller:
                 plan = await asyncio.to_thread(self._build, running.back.config)
                 await self._apply(plan, running.back, f"generation {failed.number} {why}", on_trial=False)
             except ConfigError as error:
-                self._refuse(error, running.back.source)
+                self._refuse(error, running.back.source, running.back)
                 return
             self.generations.condemn(failed.candidate)
 
-    def _refuse(self, error: ConfigError, source: str) -> None:
-        """Take note of a configuration that is not taken."""
+    def _absolve(self, taken: Candidate) -> None:
+        """Take back what was said against a configuration that is taken after all; what is wrong with a later one stands."""
+        if self.failure is not None and self.failure.hash == taken.hash:
+            self.failure, self.last_success_s = None, self._wall()
+
+    def _refuse(self, error: ConfigError, source: str, refused: Candidate | None = None) -> None:
+        """Take note of a configuration that is not taken; None: there is none, or it cannot be read."""
         again = self.failure is not None and str(self.failure.error) == str(error) and self.failure.source == source
         self.failures += 1
         self.last_failure_s = self._wall()
-        self.failure = Failure(error=error, source=source, at_s=self.last_failure_s)
+        self.failure = Failure(error=error, source=source, at_s=self.last_failure_s, hash="" if refused is None else refused.hash)
         if not again:
             self._say("ConfigRefused", f"{error}; from {source}. {self._in_force()} stays in force", warning=True)
 

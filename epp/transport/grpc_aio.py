@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 
 from epp.model.stream import StreamHandler
+from epp.sockets import place
 from epp.transport.base import Transport, TransportOptions
 from epp.transport.routes import Route, Routes, log_failure
 from epp.transport.tls import server_credentials
@@ -34,7 +35,7 @@ class GrpcAioTransport(Transport):
         credentials = server_credentials(options.tls)
         server = grpc.aio.server(options=channel_arguments(options))
         server.add_generic_rpc_handlers([_Handlers(routes, options.outlet_bytes_max)])
-        port = _bind(server, f"{options.host}:{options.port}", credentials)
+        port = _bind(server, place(options.host, options.port), credentials)
         await server.start()
         self._server = server
         return port

@@ -8,9 +8,9 @@ that pile up, and a second process that binds the same port unnoticed.
 """
 
 import asyncio
-import socket
 from contextlib import suppress
 
+from epp.sockets import listen
 from epp.transport.base import Transport, TransportOptions
 from epp.transport.native_call import Inbound
 from epp.transport.native_link import LINGER_S, Link, Shared
@@ -36,7 +36,7 @@ class NativeTransport(Transport):
     async def _listen(self, routes: Routes) -> int:
         options = self.options
         context = server_context(options.tls)
-        listening = _bind(options.host, options.port, reuse_port=options.so_reuseport)
+        listening = listen(options.host, options.port, reuse_port=options.so_reuseport)
         shared = self._shared = Shared(options=options, routes=routes, inbound=Inbound(options.inbound_bytes_max))
         self._server = await asyncio.get_running_loop().create_server(
             lambda: Link(shared),
@@ -81,20 +81,3 @@ class NativeTransport(Transport):
             for link in tuple(self._shared.links):
                 link.tick(now)
         self._timer = loop.call_later(TICK_S, self._tick)
-
-
-def _bind(host: str, port: int, *, reuse_port: bool) -> socket.socket:
-    """Return a listening socket; `[::]` hears IPv4, too, and where there is no IPv6 only that.
-
-    Raises:
-        OSError: the port cannot be bound.
-    """
-    host = host.strip("[]")
-    any_address = host == "::"
-    if any_address and not socket.has_dualstack_ipv6():
-        host, any_address = "0.0.0.0", False
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=reuse_port, dualstack_ipv6=any_address)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error

@@ -37,6 +37,7 @@ STEPS = st.lists(
     | st.tuples(st.just("endpoints"), st.sets(st.integers(min_value=0, max_value=6), min_size=1))
     | st.tuples(st.just("ask"), st.integers(min_value=0, max_value=5))
     | st.tuples(st.just("end"), st.sampled_from([200, 503]))
+    | st.tuples(st.just("fail"), st.booleans())
     | st.tuples(st.just("wait"), st.sampled_from([1.0, 40.0, PARKED_S])),
     max_size=25,
 )
@@ -48,15 +49,27 @@ class Stage(World):
     def __init__(self) -> None:
         super().__init__()
         self.open: list[Decision] = []
+        self.failing = False
+        """Whether nothing can be put in force, as when a file that it needs is away."""
+        self._rehearse, self.assembly.rehearse = self.assembly.rehearse, self.rehearse
+
+    def rehearse(self, plan):
+        if self.failing:
+            raise ConfigError("not now")
+        return self._rehearse(plan)
 
     async def do(self, what: str, how) -> None:
         if what == "offer":
             await self.offer(how)
+        elif what == "fail":
+            self.failing = how
         elif what == "rollback":
             with suppress(ConfigError):
                 await self.controller.rollback(how)
         elif what in {"pin", "unpin"}:
-            await getattr(self.controller, what)()
+            with suppress(ConfigError):
+                await getattr(self.controller, what)()
+                assert self.controller.failure is None or self.controller.failure.hash != self.controller.generations.newest.hash
         elif what == "endpoints":
             self.pool.apply([build_endpoint(index) for index in sorted(how)], self.now_s)
         elif what == "wait":
@@ -76,6 +89,8 @@ class Stage(World):
         assert len(parked) <= PARKED_MAX
         assert len(history.previous) <= HISTORY_MAX
         assert history.current.candidate.config == assembly.plan.config
+        failure = self.controller.failure
+        assert failure is None or failure.hash != history.current.candidate.hash, "what is in force is not refused"
         assert assembly.director.routing.profiles is assembly.plan.profiles
         assert assembly.director.in_flight == len(self.open)
         observing = [one for one in self.observers._observers if one is assembly.parking]

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from epp.errors import ApiError
 from epp.kube.backoff import Pace
-from epp.kube.reflector import Reflector
+from epp.kube.reflector import ABSENT_SURE, Reflector
 
 PACE = Pace(retry_s=0.0, retry_s_max=0.0, closed_s_max=0.0, absent_s=0.0)
 NAMES = "abc"
+REFUSALS = {"refused": (503, "Unavailable"), "missing": (404, "NotFound")}
 
 
 class Thing(msgspec.Struct, frozen=True):
@@ -55,19 +56,19 @@ class FakeApi:
         self._done = done
 
     def _step(self):
-        """Return how this question goes wrong, after the collection has changed meanwhile."""
+        """Return how this question goes wrong, or refuse it, after the collection has changed meanwhile."""
         if not self._steps:
             return "none"
         changes, fault = self._steps.pop(0)
         for name, size in changes:
             self._collection.change(name, size)
+        if fault in REFUSALS:
+            raise ApiError(*REFUSALS[fault], "")
         return fault
 
     async def get(self, path, **query):
         await asyncio.sleep(0)
         fault = self._step()
-        if fault == "refused":
-            raise ApiError(503, "Unavailable", "")
         if fault == "expired":
             raise ApiError(410, "Expired", "")
         if fault == "garbage":
@@ -79,8 +80,6 @@ class FakeApi:
     async def stream(self, path, **query):
         fault = self._step()
         collection, since = self._collection, int(query["resourceVersion"])
-        if fault == "refused":
-            raise ApiError(503, "Unavailable", "")
         yield []
         if fault == "expired":
             status = {"type": "ERROR", "object": {"code": 410, "reason": "Expired"}}
@@ -110,7 +109,16 @@ def _object(name: str, size: int, version: int) -> dict:
 
 
 changes = st.lists(st.tuples(st.sampled_from(NAMES), st.none() | st.integers(0, 2)), max_size=4)
-faults = st.sampled_from(["none", "none", "refused", "expired", "garbage", "bookmark", "again", "cut", "slow"])
+faults = st.sampled_from(["none", "none", "refused", "missing", "expired", "garbage", "bookmark", "again", "cut", "slow"])
+
+
+def doubtful(steps):
+    """Have the server never say so often in a row that there is no such collection that it has to be believed."""
+    row = 0
+    for changed, fault in steps:
+        row = row + 1 if fault == "missing" else 0
+        yield changed, "refused" if row == ABSENT_SURE else fault
+        row %= ABSENT_SURE
 
 
 @settings(deadline=None)
@@ -124,7 +132,7 @@ def test_it_ends_with_what_is_there_and_tells_only_what_was_in_order(steps):
         def take(objects):
             told.append({name: one.size for name, one in objects.items()})
 
-        api = FakeApi(collection, steps, done)
+        api = FakeApi(collection, doubtful(steps), done)
         reflector = Reflector(api, "/api/v1/namespaces/ns/things", Thing, changed=take, clock=float, random=Random(0), pace=PACE)
         task = asyncio.create_task(reflector.run())
         async with asyncio.timeout(20):

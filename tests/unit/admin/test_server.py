@@ -339,7 +339,7 @@ def test_a_taken_port_is_an_error_of_the_system():
         first = Admin(world.sources, world.metrics, world.ring, world.health)
         port = await first.start("127.0.0.1", 0)
         second = Admin(world.sources, world.metrics, world.ring, world.health)
-        with pytest.raises(OSError, match="address already in use"):
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
             await second.start("127.0.0.1", port)
         await second.stop()
         await first.stop()

@@ -278,6 +278,47 @@ def test_what_is_known_is_not_given_up_for_one_not_found(follow):
     )
 
 
+@pytest.mark.parametrize(
+    "broken", [refuses(503, "Unavailable"), says(502, b"bad gateway"), refuses(403, "Forbidden"), refuses(410, "Expired"), hangs_up]
+)
+def test_what_is_known_is_not_given_up_for_one_not_found_after_other_failures(follow, broken):
+    async def check(it):
+        await it.until(lambda: it.server.watched[5:] == ["6"])
+        assert it.told == [{"a": Thing(1)}]
+        assert it.reflector.errors["NotFound"] == 3
+        assert not it.reflector.absent
+
+    missing = refuses(404, "NotFound")
+    follow(
+        check,
+        lists=[listing(5, thing("a", 5, size=1)), missing, broken, missing, listing(6, thing("a", 5, size=1))],
+        watches=[*[refuses(503, "Unavailable")] * 4, missing, silence],
+    )
+
+
+def test_not_found_is_counted_anew_once_something_is_there(follow):
+    async def check(it):
+        await it.until(lambda: it.server.watched[3:] == ["8"])
+        assert it.told == [{"a": Thing(1)}]
+        assert it.reflector.errors["NotFound"] == 3
+
+    follow(
+        check,
+        lists=[listing(version, thing("a", 5, size=1)) for version in (5, 6, 7, 8)],
+        watches=[*[refuses(404, "NotFound")] * 3, silence],
+    )
+
+
+def test_a_collection_that_is_removed_is_given_up_when_that_is_said_three_times(follow):
+    async def check(it):
+        await it.until(lambda: it.reflector.absent)
+        assert it.reflector.errors["NotFound"] == module.ABSENT_SURE - 1
+        assert it.told == [{"a": Thing(1)}, {}]
+
+    missing = refuses(404, "NotFound")
+    follow(check, lists=[listing(5, thing("a", 5, size=1)), missing], watches=[refuses(503, "Unavailable"), missing])
+
+
 def test_a_collection_that_is_removed_is_given_up(follow):
     async def check(it):
         await it.until(lambda: it.reflector.absent)

@@ -323,6 +323,72 @@ class TestPins:
         on_loop(script)
 
 
+class TestWhatIsTakenAfterAll:
+    """A configuration that was refused for the want of a file, which is there now."""
+
+    @pytest.fixture
+    def text(self, tmp_path):
+        return f"strategy: {{chain: [accurate], tokenizer: {{tokenizer: {tmp_path}}}}}"
+
+    def test_it_is_not_held_against_it_any_more(self, text, tmp_path):
+        async def script():
+            world = World()
+            await world.offer(text)
+            with pytest.raises(ConfigError, match="no tokenizer"):
+                await world.controller.unpin()
+            assert (world.live.state().up_to_date, world.live.state().last_success_s) == (False, 5e9)
+            write_tokenizer(tmp_path)
+            await world.wait(60)
+            assert not world.live.state().up_to_date, "nothing is tried before somebody asks"
+            await world.controller.unpin()
+            state, status = world.live.state(), world.live.report()["status"]
+            assert world.in_force == "accurate"
+            assert (state.up_to_date, state.last_success_s, state.failures) == (True, 5e9 + 60, 2)
+            assert (status["up_to_date"], status["error"]) == (True, None)
+
+        on_loop(script)
+
+    def test_nor_when_it_is_gone_back_to(self, text, tmp_path):
+        async def script():
+            world = World()
+            write_tokenizer(tmp_path)
+            await world.offer(text)
+            await world.offer(APPROXIMATE)
+            (tmp_path / "tokenizer.json").rename(tmp_path / "away")
+            await world.offer(text)
+            assert not world.live.state().up_to_date
+            (tmp_path / "away").rename(tmp_path / "tokenizer.json")
+            await world.controller.rollback(2)
+            assert world.in_force == "accurate"
+            assert world.live.state().up_to_date
+
+        on_loop(script)
+
+    def test_what_is_wrong_with_a_later_one_stands(self, text, tmp_path):
+        async def script():
+            world = World()
+            await world.offer(text)
+            await world.offer("strategy: {chian: []}")
+            write_tokenizer(tmp_path)
+            await world.controller.unpin()
+            assert world.in_force == "accurate"
+            assert world.live.report()["status"]["error"]["path"] == "strategy.chian"
+            assert not world.live.state().up_to_date
+
+        on_loop(script)
+
+    def test_nor_is_it_forgotten_that_a_source_has_gone(self, text, tmp_path):
+        async def script():
+            world = World()
+            await world.offer(text)
+            world.controller.lost(ConfigError("cannot read it"), "test")
+            write_tokenizer(tmp_path)
+            await world.controller.unpin()
+            assert world.live.report()["status"]["error"]["message"] == "cannot read it"
+
+        on_loop(script)
+
+
 def trial(text: str = "chain: [consistent-hash]", **revert_on) -> str:
     conditions = ", ".join(f"{name}: {value}" for name, value in revert_on.items())
     return f"strategy: {{{text}, trial: {{for: 100s, revertOn: {{{conditions}}}}}}}"
