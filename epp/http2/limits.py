@@ -60,7 +60,7 @@ class Limits:
     empty_frames: Rate = field(default=Rate(burst=1_000, per_s=100))
     """DATA without data that ends nothing (CVE-2019-9518)."""
     idle_frames: Rate = field(default=Rate(burst=1_000, per_s=100))
-    """PRIORITY, frames of unknown type, our answers to broken streams, and what cannot have been under way when its stream ended."""
+    """PRIORITY, frames of unknown type, answers to broken streams, and what cannot have been under way when its stream ended."""
 
     preface_timeout_s: float = 10.0
     """Until the client's first SETTINGS. Beyond: closed."""
