@@ -55,8 +55,8 @@ class Observer(Protocol):
     def decided(self, decision: Decision, *, duration_s: float, body_bytes: int) -> None:
         """A request was given an endpoint."""
 
-    def rejected(self, head: RequestHead, error: RequestError) -> None:
-        """A request was answered by the picker itself."""
+    def rejected(self, request: InferenceRequest, error: RequestError) -> None:
+        """A request was answered by the picker itself; of one that could not be read no more is known than its head."""
 
     def finished(self, decision: Decision, outcome: Outcome, *, ttft_s: float | None, duration_s: float) -> None:
         """A request is over. `ttft_s` is None when no first token was seen."""
@@ -161,10 +161,14 @@ class Director:
             head = self.objectives.rank(head)
         try:
             request = self._read(head, body)
+        except RequestError as error:
+            self._refuse(InferenceRequest(head=head, api=Api.PASSTHROUGH), error, answer)
+            return None
+        try:
             if head.priority < 0:
                 self._admit(head, start_s)
         except RequestError as error:
-            self._refuse(head, error, answer)
+            self._refuse(request, error, answer)
             return None
         tokenizer = self.routing.tokenizer
         if tokenizer is None or request.token_ids is not None or not request.prompt:
@@ -233,17 +237,17 @@ class Director:
         try:
             decision = self._decide(request)
         except RequestError as error:
-            self._refuse(request.head, error, answer)
+            self._refuse(request, error, answer)
             return
         except Exception:  # noqa: BLE001 - of a plugin, which may be a stranger's: it costs this request its endpoint, and shows
             _log.exception("a request could not be scheduled")
-            self._refuse(request.head, RequestError("internal error"), answer)
+            self._refuse(request, RequestError("internal error"), answer)
             return
         self._observer.decided(decision, duration_s=self._clock() - start_s, body_bytes=size)
         answer(decision)
 
-    def _refuse(self, head: RequestHead, error: RequestError, answer: Answer) -> None:
-        self._observer.rejected(head, error)
+    def _refuse(self, request: InferenceRequest, error: RequestError, answer: Answer) -> None:
+        self._observer.rejected(request, error)
         answer(error)
 
     def _decide(self, request: InferenceRequest) -> Decision:

@@ -9,7 +9,7 @@ from collections import deque
 from epp.errors import RequestError
 from epp.live.trial import REQUESTS_MIN, Tally, Trial
 from epp.model.decision import Decision, Outcome
-from epp.model.request import RequestHead
+from epp.model.request import InferenceRequest
 from epp.telemetry.metrics import Metrics, Totals, is_failure
 from epp.telemetry.sheets import DecisionRing
 
@@ -79,9 +79,9 @@ class Witness:
         tokens, believed = decision.prompt_tokens, decision.matched_tokens
         self._trial.decided(decision.at_s, prompt_tokens=tokens, believed_tokens=believed)
 
-    def rejected(self, head: RequestHead, error: RequestError) -> None:
+    def rejected(self, request: InferenceRequest, error: RequestError) -> None:
         """A request was answered by the picker: by what is in force now. To shed what may be shed is no failure."""
-        if head.priority >= 0 and is_failure(error):
+        if request.priority >= 0 and is_failure(error):
             self._trial.refused()
 
     def finished(self, decision: Decision, outcome: Outcome, *, ttft_s: float | None, duration_s: float) -> None:  # noqa: ARG002

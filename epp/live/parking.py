@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from epp.config.sections import TRIAL_S_MAX
 from epp.errors import RequestError
 from epp.model.decision import Decision, Outcome
-from epp.model.request import RequestHead
+from epp.model.request import InferenceRequest
 from epp.model.snapshot import Snapshot
 from epp.prefix.strategy import Size, Strategy
 from epp.scheduling.api import Producer
@@ -92,7 +92,7 @@ class Parking:
         """Tell them all where the request goes. Those that cut prompts as the strategy in use does need not hash it again."""
         self._record(decision, decision.slot, self._snapshot())
 
-    def rejected(self, head: RequestHead, error: RequestError) -> None:
+    def rejected(self, request: InferenceRequest, error: RequestError) -> None:
         """Nothing: it went nowhere."""
 
     def finished(self, decision: Decision, outcome: Outcome, *, ttft_s: float | None, duration_s: float) -> None:  # noqa: ARG002
@@ -101,7 +101,8 @@ class Parking:
             return
         snapshot = self._snapshot()
         slot = snapshot.by_authority.get(outcome.served, decision.slot)
-        if slot != decision.slot and snapshot.endpoints[decision.slot] is decision.endpoint:
+        there = snapshot.endpoints[decision.slot]
+        if slot != decision.slot and there is not None and there.life == decision.endpoint.life:
             self._record(decision, slot, snapshot)
 
     def _record(self, decision: Decision, slot: int, snapshot: Snapshot) -> None:

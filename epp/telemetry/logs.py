@@ -20,7 +20,7 @@ import msgspec
 
 from epp.errors import RequestError
 from epp.model.decision import Decision, Outcome
-from epp.model.request import RequestHead
+from epp.model.request import InferenceRequest, RequestHead
 from epp.telemetry.sheets import runner_up
 
 LINES_MAX = 10_000
@@ -232,10 +232,10 @@ class DecisionLog:
             return
         decisions.handle(Line(logging.INFO, "decided", lambda: _decided(decision, duration_s, body_bytes)))
 
-    def rejected(self, head: RequestHead, error: RequestError) -> None:
+    def rejected(self, request: InferenceRequest, error: RequestError) -> None:
         """Log that the picker answered itself. The message for the client is left out: it may quote the request."""
         if decisions.isEnabledFor(logging.INFO):
-            decisions.handle(Line(logging.INFO, "rejected", lambda: _rejected(head, error)))
+            decisions.handle(Line(logging.INFO, "rejected", lambda: _rejected(request.head, request.model, error)))
 
     def finished(self, decision: Decision, outcome: Outcome, *, ttft_s: float | None, duration_s: float) -> None:
         """Log the end of a request, at debug level."""
@@ -261,9 +261,10 @@ def _decided(decision: Decision, duration_s: float, body_bytes: int) -> dict[str
     }
 
 
-def _rejected(head: RequestHead, error: RequestError) -> dict[str, Any]:
+def _rejected(head: RequestHead, model: str, error: RequestError) -> dict[str, Any]:
     return {
         "request_id": head.request_id,
+        "model": model,
         "priority": head.priority,
         "status": error.status,
         "code": error.code,

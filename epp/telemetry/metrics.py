@@ -151,14 +151,14 @@ class Metrics:
         if request.rewrite:
             self._rewritten(request)
 
-    def rejected(self, head: RequestHead, error: RequestError) -> None:
-        """Count a request that the picker answered itself. Its model is not known here, and often not at all."""
-        self._errors["", "", self._flow(head), head.priority, error.code] += 1
+    def rejected(self, request: InferenceRequest, error: RequestError) -> None:
+        """Count a request that the picker answered itself; its model is empty when it could not be read."""
+        self._error(request, error.code)
         self._rejections[str(error.status), error.reason or ""] += 1
-        if head.priority >= 0 and is_failure(error):  # to shed what may be shed is none
+        if request.priority >= 0 and is_failure(error):  # to shed what may be shed is none
             self._refused += 1
         if isinstance(error, (NoEndpoint, Overloaded)):
-            self._attempt("failure", "", "", 0)
+            self._attempt("failure", request.target_model, "", 0)
 
     def finished(self, decision: Decision, outcome: Outcome, *, ttft_s: float | None, duration_s: float) -> None:
         """Count the end of a request that `decided` counted."""
@@ -168,7 +168,7 @@ class Metrics:
         self._ends[outcome.end] += 1
         if outcome.status >= 400 or outcome.end in {"local-reply", "error"}:
             code = "Internal" if outcome.end == "error" else "ModelServerError"
-            self._errors[*self._labels(request), code] += 1
+            self._error(request, code)
             self._failed += is_failure(outcome)
         if outcome.end == "released":
             return  # The answer was not seen: no duration, no size, no tokens.
@@ -206,13 +206,21 @@ class Metrics:
 
     def _labels(self, request: InferenceRequest) -> RequestKey:
         """Return the capped labels of a request, with cells for them in place."""
-        model, target, priority = self._models.label(request.model), self._models.label(request.target_model), request.priority
-        labels = model, target, self._flow(request.head), priority
+        labels = self._names(request)
         if labels not in self._cells:
             if len(self._cells) >= LABEL_SETS_MAX:
-                labels = OTHER, OTHER, OTHER, priority
+                labels = OTHER, OTHER, OTHER, request.priority
             self._cells.setdefault(labels, _Cells())
         return labels
+
+    def _names(self, request: InferenceRequest) -> RequestKey:
+        head = request.head
+        return self._models.label(request.model), self._models.label(request.target_model), self._flow(head), head.priority
+
+    def _error(self, request: InferenceRequest, code: str) -> None:
+        key = (*self._names(request), code)
+        full = key not in self._errors and len(self._errors) >= LABEL_SETS_MAX
+        self._errors[(OTHER, OTHER, OTHER, request.priority, code) if full else key] += 1
 
     @staticmethod
     def _flow_value(head: RequestHead) -> str:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from epp.errors import RequestError
 from epp.model.decision import Decision, Outcome
-from epp.model.request import RequestHead
+from epp.model.request import InferenceRequest
 
 _log = logging.getLogger(__name__)
 
@@ -20,8 +20,8 @@ class Observing(Protocol):
     def decided(self, decision: Decision, *, duration_s: float, body_bytes: int) -> None:
         """A request was given an endpoint."""
 
-    def rejected(self, head: RequestHead, error: RequestError) -> None:
-        """A request was answered by the picker itself."""
+    def rejected(self, request: InferenceRequest, error: RequestError) -> None:
+        """A request was answered by the picker itself; of one that could not be read no more is known than its head."""
 
     def finished(self, decision: Decision, outcome: Outcome, *, ttft_s: float | None, duration_s: float) -> None:
         """A request is over."""
@@ -49,11 +49,11 @@ class Observers:
             except Exception:  # noqa: BLE001 - see above
                 _log.exception("an observer failed")
 
-    def rejected(self, head: RequestHead, error: RequestError) -> None:
+    def rejected(self, request: InferenceRequest, error: RequestError) -> None:
         """Pass it on."""
         for observer in self._observers:
             try:
-                observer.rejected(head, error)
+                observer.rejected(request, error)
             except Exception:  # noqa: BLE001 - see above
                 _log.exception("an observer failed")
 

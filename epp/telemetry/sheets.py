@@ -18,7 +18,7 @@ from epp.errors import RequestError
 from epp.model.decision import Decision, Outcome, ScoreSheet
 from epp.model.endpoint import Endpoint
 from epp.model.match import IntColumn
-from epp.model.request import InferenceRequest, RequestHead
+from epp.model.request import InferenceRequest
 
 RECORDS_MAX = 1000
 BYTES_MAX = 64 << 20
@@ -131,7 +131,7 @@ class DecisionRing:
             if self._by_id.get(old.id) is old:
                 del self._by_id[old.id]
 
-    def rejected(self, head: RequestHead, error: RequestError) -> None:
+    def rejected(self, request: InferenceRequest, error: RequestError) -> None:
         """Nothing: there was no decision."""
 
     def finished(self, decision: Decision, outcome: Outcome, *, ttft_s: float | None, duration_s: float) -> None:

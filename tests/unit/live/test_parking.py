@@ -1,5 +1,7 @@
 """Strategies kept warm."""
 
+from dataclasses import replace
+
 import pytest
 
 from epp.live.parking import PARKED_MAX, PARKED_S, Holding, Parking
@@ -57,7 +59,8 @@ def test_what_was_served_elsewhere_is_known_there(lot):
 def test_the_late_end_of_a_request_whose_endpoint_has_gone_teaches_nothing(lot):
     one = holding()
     lot.parking.park([one], 0.0)
-    decision = build_decision(request={"prompt": PROMPT}, chosen=1)
+    gone = replace(lot.snapshot.endpoints[1], generation="before")
+    decision = build_decision(request={"prompt": PROMPT}, chosen=1, endpoint=gone)
     served = lot.snapshot.endpoints[2].authority
     lot.parking.finished(decision, build_outcome(served=served), ttft_s=None, duration_s=1.0)
     assert lot.known(one.strategy) == []

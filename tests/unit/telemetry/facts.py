@@ -4,6 +4,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from epp.model.decision import Decision, FilterStep, Outcome, ScoreSheet, ScoreStep, Usage
+from epp.model.request import InferenceRequest
 from epp.testing.builders import build_match, build_request, build_snapshot
 
 SECRET = b"You are a helpful AI writer. This text must not be seen."
@@ -48,6 +49,12 @@ def build_decision(
         "at_s": 99.9,
     }
     return Decision(**(facts | changes))
+
+
+def build_rejected(**head) -> InferenceRequest:
+    """Return a request that was not given an endpoint."""
+    request = build_request(SECRET)
+    return replace(request, head=replace(request.head, **head))
 
 
 def build_outcome(**changes) -> Outcome:

@@ -8,10 +8,9 @@ from datetime import datetime
 import pytest
 
 from epp.errors import BadRequest
-from epp.model.request import RequestHead
 from epp.telemetry import logs
 from epp.telemetry.logs import LINES_AT_ONCE, BatchHandler, DecisionLog, configure
-from tests.unit.telemetry.facts import build_decision, build_outcome
+from tests.unit.telemetry.facts import build_decision, build_outcome, build_rejected
 
 
 def run_log(log: DecisionLog) -> None:
@@ -19,7 +18,7 @@ def run_log(log: DecisionLog) -> None:
     decision = build_decision()
     log.decided(decision, duration_s=0.0001, body_bytes=2000)
     log.finished(decision, build_outcome(), ttft_s=0.1, duration_s=1.0)
-    log.rejected(RequestHead(request_id="r-2", priority=-1), BadRequest("the prompt is a secret"))
+    log.rejected(build_rejected(request_id="r-2", priority=-1), BadRequest("the prompt is a secret"))
 
 
 def written(*, verbosity: int, json: bool = True) -> str:

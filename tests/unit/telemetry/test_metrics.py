@@ -8,11 +8,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from epp.errors import BadRequest, NoEndpoint, Overloaded
-from epp.model.request import RequestHead
 from epp.telemetry import metrics as module
 from epp.telemetry.metrics import Cap, Metrics
 from epp.telemetry.series import Histogram
-from tests.unit.telemetry.facts import build_decision, build_outcome
+from tests.unit.telemetry.facts import build_decision, build_outcome, build_rejected
 
 
 def page(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -125,10 +124,14 @@ def test_ends_that_are_errors(outcome, code):
 def test_rejections():
     metrics = Metrics(lambda: 100.0)
     for error in (BadRequest("no"), NoEndpoint("none", reason="rejected-no-endpoints"), Overloaded("full")):
-        metrics.rejected(RequestHead(), error)
+        metrics.rejected(build_rejected(), error)
     assert value(metrics, "llm_d_epp_request_error_total", error_code="BadRequest") == 1
     assert value(metrics, "epp_rejections_total", status="503", reason="rejected-no-endpoints") == 1
-    assert value(metrics, "llm_d_epp_scheduler_attempts_total", status="failure") == 2
+    assert value(metrics, "llm_d_epp_scheduler_attempts_total", status="failure", target_model_name="tiny") == 2
+    for code in ("BadRequest", "ServiceUnavailable", "ResourceExhausted"):
+        named = {"model_name": "tiny", "target_model_name": "tiny", "error_code": code}
+        assert value(metrics, "llm_d_epp_request_error_total", **named) == 1
+    assert value(metrics, "llm_d_epp_request_total", model_name="tiny") is None
 
 
 def test_names_that_clients_choose_are_capped(monkeypatch):
@@ -166,10 +169,11 @@ def test_priorities_are_told_apart():
         decision = build_decision(priority=priority)
         metrics.decided(decision, duration_s=0.0, body_bytes=1)
         metrics.finished(decision, build_outcome(status=500), ttft_s=0.1, duration_s=1.0)
-    metrics.rejected(RequestHead(priority=-1), Overloaded("full", reason="rejected-saturated"))
+    metrics.rejected(build_rejected(priority=-1), Overloaded("full", reason="rejected-saturated"))
     for name in ("request_total", "request_duration_seconds_count", "request_ttft_seconds_count", "request_error_total"):
-        assert value(metrics, f"llm_d_epp_{name}", model_name="tiny", priority="-1") == 2
-        assert value(metrics, f"llm_d_epp_{name}", model_name="tiny", priority="7") == 1
+        of = {"error_code": "ModelServerError"} if name == "request_error_total" else {}
+        assert value(metrics, f"llm_d_epp_{name}", model_name="tiny", priority="-1", **of) == 2
+        assert value(metrics, f"llm_d_epp_{name}", model_name="tiny", priority="7", **of) == 1
     assert value(metrics, "llm_d_epp_request_error_total", error_code="ResourceExhausted", priority="-1") == 1
     assert not any(v for (name, _), v in page(metrics).items() if name == "llm_d_epp_request_running")
 
@@ -200,7 +204,7 @@ def test_endpoints_that_left_take_their_series_along():
     metrics = Metrics(lambda: 100.0)
     for chosen in (1, 2):
         decide(metrics, chosen=chosen)
-    metrics.rejected(RequestHead(), NoEndpoint("none"))
+    metrics.rejected(build_rejected(), NoEndpoint("none"))
     metrics.keep_endpoints({"default/server-2"})
     names = {dict(labels)["endpoint_name"] for (name, labels) in page(metrics) if name == "llm_d_epp_scheduler_attempts_total"}
     assert names == {"server-2", ""}

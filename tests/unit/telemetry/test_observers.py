@@ -2,13 +2,12 @@ import asyncio
 import time
 
 from epp.errors import BadRequest
-from epp.model.request import RequestHead
 from epp.telemetry import loop_lag
 from epp.telemetry.logs import DecisionLog
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.observers import Observers
 from epp.telemetry.sheets import DecisionRing
-from tests.unit.telemetry.facts import build_decision, build_outcome
+from tests.unit.telemetry.facts import build_decision, build_outcome, build_rejected
 
 
 class Recorder:
@@ -30,7 +29,7 @@ def test_everybody_is_told_everything_in_order():
     observers = Observers([Recorder(calls, "a"), Recorder(calls, "b")])
     decision = build_decision()
     observers.decided(decision, duration_s=1.0, body_bytes=2)
-    observers.rejected(RequestHead(), BadRequest("x"))
+    observers.rejected(build_rejected(), BadRequest("x"))
     observers.finished(decision, build_outcome(), ttft_s=3.0, duration_s=4.0)
     told = [("decided", 1.0, 2), ("rejected", 400), ("finished", 3.0, 4.0)]
     assert calls == [(name, *what) for what in told for name in "ab"]
@@ -64,9 +63,9 @@ def test_observers_come_and_go():
     first, second = Recorder(calls, "a"), Recorder(calls, "b")
     observers = Observers([first])
     observers.add(second)
-    observers.rejected(RequestHead(), BadRequest("x"))
+    observers.rejected(build_rejected(), BadRequest("x"))
     observers.remove(first)
-    observers.rejected(RequestHead(), BadRequest("x"))
+    observers.rejected(build_rejected(), BadRequest("x"))
     assert [name for name, *_ in calls] == ["a", "b", "b"]
 
 
@@ -82,7 +81,7 @@ def test_one_that_fails_costs_the_others_nothing(caplog):
     decision = build_decision()
     observers = Observers([Broken(), Recorder(calls, "a")])
     observers.decided(decision, duration_s=0.1, body_bytes=5)
-    observers.rejected(RequestHead(), BadRequest("no"))
+    observers.rejected(build_rejected(), BadRequest("no"))
     observers.finished(decision, build_outcome(), ttft_s=None, duration_s=1.0)
     assert [call[1] for call in calls] == ["decided", "rejected", "finished"]
     assert [record.exc_info[0] for record in caplog.records] == [ZeroDivisionError] * 3
