@@ -1,7 +1,7 @@
-"""The metrics page: families collected on the event loop, rendered off it.
+"""The metrics page: numbers taken on the event loop, rendered off it.
 
 A page of a busy pool has tens of thousands of lines, and rendering those takes longer than a request may wait. So what reads live
-structures is collected on the loop, into finished families; text is made of them in a thread.
+structures is taken on the loop; families and text are made of it in a thread.
 """
 
 import asyncio
@@ -14,19 +14,19 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
 from epp.telemetry.metrics import Metrics
-from epp.telemetry.state_metrics import Sources, collect
+from epp.telemetry.state_metrics import Sources, Taken, take
 
 
 @dataclass(frozen=True, slots=True)
 class _Families:
     """What the client's encoders take for a registry."""
 
-    state: list[Metric]
+    state: list[Taken]
     metrics: Metrics
     process: CollectorRegistry
 
     def collect(self) -> Iterator[Metric]:
-        return chain(self.metrics.collect(), self.state, self.process.collect())
+        return chain(self.metrics.collect(), (one.family() for one in self.state), self.process.collect())
 
 
 class MetricsPage:
@@ -44,5 +44,5 @@ class MetricsPage:
         """Return the page and its content type, in the format an `Accept` header asks for."""
         encode, content_type = choose_encoder(accept)
         async with self._rendering:
-            families = _Families(collect(self._sources), self._metrics, self._process)
+            families = _Families(take(self._sources), self._metrics, self._process)
             return await asyncio.to_thread(encode, families), content_type

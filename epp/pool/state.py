@@ -127,7 +127,7 @@ class PoolState:
         removed = tuple(slot for name, (slot, _) in before.items() if name not in wanted)
         kept = [(slot, old, wanted[name]) for name, (slot, old) in before.items() if name in wanted]
         reborn = tuple(slot for slot, old, new in kept if old.life != new.life)
-        changed = tuple(slot for slot, old, new in kept if old != new and slot not in reborn)
+        changed = tuple(slot for slot, old, new in kept if old != new and old.life == new.life)
         for slot in (*removed, *reborn):
             self._clear(slot, now_s)
         for slot in removed:

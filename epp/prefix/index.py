@@ -28,8 +28,6 @@ from epp.model.match import FloatColumn, IntColumn
 
 SWEEP_BLOCKS = 64
 """Blocks a record cleans up beyond twice what it added: left by forgotten endpoints, or over a limit that has shrunk."""
-RETIRED_MAX = 64
-"""Forgotten endpoints not yet swept; one more sweeps the oldest at once, in the call that forgets."""
 KNOWN_MAX = 256
 """Sets of lanes whose slots are kept: with a thousand lanes at most 2 MB."""
 BYTES_PER_KEY = 190
@@ -103,8 +101,8 @@ class PrefixIndex:
             self._evict(lane, limit, work)
         if lane.tokens <= lane.ceiling:
             lane.ceiling = UNLIMITED
-        if self._retired:
-            self._sweep(work)
+        while self._retired and work > 0:
+            work = self._sweep(work)
 
     def match(self, keys: Sequence[int], width: int) -> FloatColumn | None:
         """Return how many tokens of a prompt each slot holds, a column of `width`; None when nobody holds the first block.
@@ -135,15 +133,14 @@ class PrefixIndex:
     def forget(self, slot: int) -> None:
         """Give up everything an endpoint holds. The slot may be used for another at once.
 
-        Cost: O(1); O(blocks of one endpoint) when more than `RETIRED_MAX` wait to be swept.
+        What it leaves is swept by the records that follow, also after a whole pool has gone: each sweeps more than it adds, so that
+        no more waits than was held at once. Cost: O(1).
         """
         lane = self._lanes.pop(slot, None)
         if lane is None:
             return
         self._live ^= lane.bit
         self._retired.append(lane)
-        if len(self._retired) > RETIRED_MAX:
-            self._sweep(UNLIMITED)
 
     @property
     def keys(self) -> int:
@@ -302,8 +299,8 @@ class PrefixIndex:
         del self._masks[key]
         return self._parents.pop(key)
 
-    def _sweep(self, work: int) -> None:
-        """Clear up to `work` blocks that the lane forgotten first has left; lend the lane again once none is left."""
+    def _sweep(self, work: int) -> int:
+        """Clear up to `work` blocks of the lane forgotten first, and lend it again once none is left. Returns what is left of the work."""
         lane = self._retired[0]
         while lane.ends and work > 0:
             key, depth = lane.ends.popitem()
@@ -318,3 +315,4 @@ class PrefixIndex:
         if not lane.ends:
             self._retired.popleft()
             self._free.append(lane.bit.bit_length() - 1)
+        return work - 1  # a lane costs something, too

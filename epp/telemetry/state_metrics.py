@@ -5,7 +5,7 @@ families, which may be rendered elsewhere.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from prometheus_client.metrics_core import Metric
@@ -16,12 +16,14 @@ from epp.prefix.accurate import Accurate
 from epp.prefix.chain import Chain
 from epp.prefix.kv_feed import StreamReport
 from epp.prefix.kv_stream import Standing
+from epp.prefix.residency import Counts
 from epp.prefix.strategy import Condition, Strategy
 from epp.telemetry import series as s
 
 STALE_S = 2.0
 """Scraped values older than this do not count; as the reference's `metrics-staleness-threshold`."""
 SOURCE_TYPE = "metrics-data-source"
+_EVENTS = tuple(one.name for one in fields(Counts) if one.name != "lag_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +100,23 @@ def members(strategies: Iterable[Strategy]) -> list[Strategy]:
     return [member for strategy in strategies for member in (strategy.strategies if isinstance(strategy, Chain) else (strategy,))]
 
 
-def collect(sources: Sources) -> list[Metric]:
-    """Return all families of the state."""
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """One family of the state, as it was at a moment."""
+
+    series: s.Series
+    samples: tuple[tuple[tuple[str, ...], float], ...]
+
+    def family(self) -> Metric:
+        """Return the client's form; of two samples with the same labels the last, since a page with both would be refused."""
+        family = self.series.family()
+        for labels, value in dict(self.samples).items():
+            self.series.add(family, labels, value)
+        return family
+
+
+def take(sources: Sources) -> list[Taken]:
+    """Return all families of the state, read from live structures. To make the client's form of them is for another thread."""
     strategies = list(sources.strategies())
     return [
         *_pool(sources),
@@ -112,15 +129,11 @@ def collect(sources: Sources) -> list[Metric]:
     ]
 
 
-def _one(series: s.Series, *samples: tuple[tuple[str, ...], float]) -> Metric:
-    """Return a family of these samples; of two with the same labels the last, since a page with both would be refused."""
-    family = series.family()
-    for labels, value in dict(samples).items():
-        series.add(family, labels, value)
-    return family
+def _one(series: s.Series, *samples: tuple[tuple[str, ...], float]) -> Taken:
+    return Taken(series, samples)
 
 
-def _pool(sources: Sources) -> Iterator[Metric]:
+def _pool(sources: Sources) -> Iterator[Taken]:
     snapshot, name = sources.snapshot(), (sources.pool_name,)
     columns, slots = snapshot.columns, snapshot.slots
     fresh = slots[sources.clock() - columns.scraped_s[slots] <= STALE_S]
@@ -139,7 +152,7 @@ def _pool(sources: Sources) -> Iterator[Metric]:
         yield _one(std_dev, (name, float(values.std())))
 
 
-def _endpoints(sources: Sources) -> Iterator[Metric]:
+def _endpoints(sources: Sources) -> Iterator[Taken]:
     snapshot = sources.snapshot()
     columns, slots = snapshot.columns, snapshot.slots
     labels = [(sources.pool_name, one.name) for slot in slots.tolist() if (one := snapshot.endpoints[slot]) is not None]
@@ -155,7 +168,7 @@ def _endpoints(sources: Sources) -> Iterator[Metric]:
         yield _one(series, *zip(labels, column[slots].tolist(), strict=True))
 
 
-def _strategies(strategies: list[Strategy]) -> Iterator[Metric]:
+def _strategies(strategies: list[Strategy]) -> Iterator[Taken]:
     everyone = {strategy.name: strategy for strategy in (*strategies, *members(strategies))}
     conditions = {name: strategy.health().condition for name, strategy in everyone.items()}
     yield _one(s.CONDITION, *(((name, c.value), float(c is now)) for name, now in conditions.items() for c in Condition))
@@ -167,19 +180,19 @@ def _strategies(strategies: list[Strategy]) -> Iterator[Metric]:
     yield _one(s.ASKED, *(((name, verdict.value), count) for (name, verdict), count in verdicts))
 
 
-def _streams(reports: list[StreamReport]) -> Iterator[Metric]:
+def _streams(reports: list[StreamReport]) -> Iterator[Taken]:
     events, lags = [], []
     for report in reports:
-        counts = asdict(report.counts)
-        lags.append(((report.endpoint.name,), counts.pop("lag_s")))
-        events += [((report.endpoint.name, event), count) for event, count in counts.items()]
+        name, counts = report.endpoint.name, report.counts
+        lags.append(((name,), counts.lag_s))
+        events += [((name, event), getattr(counts, event)) for event in _EVENTS]
     yield _one(s.KV_EVENTS, *events)
     yield _one(s.KV_LAG, *lags)
     yield _one(s.KV_BLOCKS, *(((report.endpoint.name,), report.blocks) for report in reports))
     yield _one(s.KV_STANDING, *(((r.endpoint.name, one.value), float(one is r.standing)) for r in reports for one in Standing))
 
 
-def _kubernetes(sources: Sources) -> Iterator[Metric]:
+def _kubernetes(sources: Sources) -> Iterator[Taken]:
     watched, now_s = list(sources.watched()), sources.clock()
     yield _one(s.KUBE_SYNCED, *(((one.resource,), float(one.synced)) for one in watched))
     yield _one(s.KUBE_FAILING, *(((one.resource,), float(one.failing)) for one in watched))
@@ -189,14 +202,14 @@ def _kubernetes(sources: Sources) -> Iterator[Metric]:
     yield _one(s.KUBE_ERRORS, *(((one.resource, reason), count) for one in watched for reason, count in one.errors.items()))
 
 
-def _election(sources: Sources) -> Iterator[Metric]:
+def _election(sources: Sources) -> Iterator[Taken]:
     candidacies = list(sources.candidacies())
     yield _one(s.LEADER, *(((one.lease,), float(one.leads)) for one in candidacies))
     yield _one(s.LEADER_CHANGES, *(((one.lease,), one.changes) for one in candidacies))
     yield _one(s.LEADER_ERRORS, *(((one.lease, reason), count) for one in candidacies for reason, count in one.errors.items()))
 
 
-def _process(sources: Sources) -> Iterator[Metric]:
+def _process(sources: Sources) -> Iterator[Taken]:
     config, errors = sources.config(), sources.poll_errors()
     yield _one(s.INFO, ((sources.build.get("commit", ""), sources.build.get("build_ref", "")), 1))
     yield _one(s.CONFIG_INFO, ((config.hash,), 1))

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from epp.prefix.blocks import Blocks
-from epp.prefix.index import RETIRED_MAX, PrefixIndex
+from epp.prefix.index import SWEEP_BLOCKS, PrefixIndex
 
 TOKENS = tuple(accumulate([16] * 700, initial=0))
 PLENTY = 10**9
@@ -118,17 +118,25 @@ def test_what_a_forgotten_endpoint_left_is_swept_by_and_by(index):
 
 
 def test_endpoints_that_come_and_go_leave_nothing_behind(index):
-    """Without a single record in between that would sweep."""
-    for _ in range(5 * RETIRED_MAX):
+    for _ in range(300):
         index.record(path(1, 30), 7, PLENTY)
         index.forget(7)
-    for slot in range(5 * RETIRED_MAX):
+    assert len(index._slots) <= 2
+    for slot in range(300):
         index.record(path(slot, 2), slot, PLENTY)
-    for slot in range(5 * RETIRED_MAX):
+    for slot in range(300):
         index.forget(slot)
     index.check()
-    assert len(index._retired) <= RETIRED_MAX
-    assert len(index._slots) <= 6 * RETIRED_MAX + 1
+    assert index.keys >= 600, "to forget is not to sweep: the whole pool may go at once"
+    records = 0
+    while index.keys > 1:
+        before = index.keys
+        index.record([1], 0, PLENTY)
+        assert before - index.keys <= SWEEP_BLOCKS + 2
+        records += 1
+    assert records <= 600 * 4 // SWEEP_BLOCKS
+    assert len(index._slots) <= 301
+    index.check()
 
 
 def test_one_deep_prompt_displaces_hundreds_of_small_ones_at_once():

@@ -7,7 +7,7 @@ from epp.prefix.accurate import Accurate
 from epp.prefix.approximate import Approximate
 from epp.prefix.blocks import Blocks
 from epp.prefix.chain import Chain
-from epp.telemetry.state_metrics import ConfigState, Sources, collect, members
+from epp.telemetry.state_metrics import ConfigState, Sources, members, take
 from epp.testing.builders import build_endpoint, build_request, build_snapshot
 
 
@@ -17,7 +17,7 @@ class Page(CollectorRegistry):
         self._sources = sources
 
     def collect(self):
-        return iter(collect(self._sources))
+        return (one.family() for one in take(self._sources))
 
     def values(self, name: str, label: str = "") -> dict[str, float] | float:
         families = text_string_to_metric_families(generate_latest(self).decode())
@@ -72,7 +72,7 @@ def test_a_chain_shows_its_members_their_health_and_what_came_of_asking():
     chain.record(keys, request, snapshot, 1, 0.0)
     page = Page(Sources(snapshot=lambda: snapshot, clock=lambda: 0.0, strategies=lambda: [chain]))
     assert members([chain]) == [accurate, approximate]
-    families = {family.name: family for family in collect(page._sources)}
+    families = {family.name: family for family in page.collect()}
     conditions = {(s.labels["strategy"], s.labels["condition"]) for s in families["epp_strategy_condition"].samples if s.value == 1}
     assert conditions == {("chain", "degraded"), ("accurate", "unavailable"), ("approximate", "healthy")}
     asked = {(s.labels["strategy"], s.labels["verdict"]): s.value for s in families["epp_strategy_asked"].samples}
@@ -91,7 +91,7 @@ def test_two_strategies_of_one_name_do_not_spoil_the_page():
             snapshot=lambda: build_snapshot(1), clock=lambda: 0.0, strategies=lambda: [Approximate(Blocks()), Approximate(Blocks())]
         )
     )
-    samples = [s for family in collect(page._sources) for s in family.samples]
+    samples = [s for family in page.collect() for s in family.samples]
     assert len({(s.name, tuple(s.labels.items())) for s in samples}) == len(samples)
 
 
