@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 SECOND_SIGNAL_CODE = 130
 SWITCH_S = 0.0005
-"""How long a thread that renders a page or a template may keep the event loop from its next step; Python's own 5 ms is a p99 by itself."""
+"""How long a thread that renders a page or a template may keep the event loop waiting. Python has 5 ms, a p99 by itself."""
 HANDOVER_SHARE = 1 / 3
 """Of the drain timeout: how long a leader that has given up the lead stays ready, for whoever takes it over to get there."""
 

@@ -306,7 +306,9 @@ class Director:
         if outcome.end == "local-reply" or is_hung(outcome, silent_s):
             self._outliers.failed(decision.slot, now_s)
             return
-        if outcome.status:
+        if outcome.status >= 500:
+            self._outliers.erred(slot, now_s)
+        elif outcome.status:
             self._outliers.answered(slot)
         for name, strategy in flight.strategies.items():
             if slot != decision.slot:

@@ -114,7 +114,9 @@ class ResponseSide:
     def _pass_body(self, event: ResponseBody) -> list[Action]:
         self.state = ResponseState.PASSING
         self.window.feed(event.data)
-        first = self._first and bool(event.data) and not self.local and not self.mode.buffered
+        # An error's text is no token: it comes at once, and would make whoever fails look fast.
+        answers_prompt = self.status < 400 and not self.local
+        first = self._first and bool(event.data) and answers_prompt and not self.mode.buffered
         answers = self._body_answer(event) if self._restorer is None else self._restored(self._restorer, event)
         if event.end:
             self._end("complete")

@@ -6,6 +6,9 @@ passed over for a second, then two, then four, as long as tries keep failing; on
 none is made, for half a minute, at an endpoint whose metrics page has not come again since. When all candidates are suspect, all
 are candidates: a guess is better than a refusal.
 
+One that answers, but with errors, looks idle and fast. A single error may be the prompt's own fault; several in a row are treated
+like no answer.
+
 One that hangs looks idle, too, and the gateway reports nothing of it: its requests end when their clients have had enough. A client
 that leaves proves nothing, nor does a late metrics page; both at once do (`is_hung`).
 """
@@ -36,6 +39,10 @@ def is_hung(outcome: Outcome, silent_s: float) -> bool:
     return outcome.end == "client-gone" and not outcome.status and SILENT_S < silent_s < math.inf
 
 
+ERRORS_IN_A_ROW = 3
+"""Answers with a status of 500 and up, and none below between them, after which an endpoint is passed over."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Suspicion:
     """Of one endpoint."""
@@ -57,6 +64,8 @@ class Outliers:
     def __init__(self) -> None:
         self._suspicions: dict[int, _Suspicion] = {}
         """By slot."""
+        self._errors: dict[int, int] = {}
+        """In a row, by slot."""
 
     def __len__(self) -> int:
         return len(self._suspicions)
@@ -69,9 +78,17 @@ class Outliers:
         elif now_s - before.since_s >= before.wait_s:
             self._suspicions[slot] = _Suspicion(now_s, min(2 * before.wait_s, LONGEST_S))
 
+    def erred(self, slot: int, now_s: float) -> None:
+        """Note that the endpoint in `slot` answered with an error of its own."""
+        self._errors[slot] = errors = self._errors.get(slot, 0) + 1
+        if errors >= ERRORS_IN_A_ROW:
+            self.failed(slot, now_s)
+
     def answered(self, slot: int) -> None:
         """Note that the endpoint in `slot` answered, or is another one now."""
-        self._suspicions.pop(slot, None)
+        if self._suspicions or self._errors:
+            self._suspicions.pop(slot, None)
+            self._errors.pop(slot, None)
 
     def narrow(self, slots: IntColumn, now_s: float, scraped_s: FloatColumn) -> IntColumn:
         """Return the slots without those under suspicion, or all of them when nobody else is left. Free when all is well.

@@ -300,7 +300,7 @@ class PrefixIndex:
         return self._parents.pop(key)
 
     def _sweep(self, work: int) -> int:
-        """Clear up to `work` blocks of the lane forgotten first, and lend it again once none is left. Returns what is left of the work."""
+        """Clear up to `work` blocks of the lane forgotten first, which is free after its last. Returns what is left of the work."""
         lane = self._retired[0]
         while lane.ends and work > 0:
             key, depth = lane.ends.popitem()

@@ -57,6 +57,8 @@ class Parking:
     """Stored events whose parent is not known yet, by that parent."""
 
     waiting: dict[int, list[Stored]] = field(default_factory=dict)
+    parents: dict[int, list[int]] = field(default_factory=dict)
+    """Block -> the parents under which it waits."""
     count: int = 0
 
     def add(self, event: Stored) -> bool:
@@ -64,19 +66,26 @@ class Parking:
         if self.count >= PARKED_MAX or event.parent is None:
             return False
         self.waiting.setdefault(event.parent, []).append(event)
+        for handle in event.handles:
+            self.parents.setdefault(handle, []).append(event.parent)
         self.count += 1
         return True
 
     def take(self, handle: int) -> list[Stored]:
         """Return and drop the events that waited for a block."""
         events = self.waiting.pop(handle, [])
+        for event in events:
+            for block in event.handles:
+                parents = self.parents[block]
+                parents.remove(handle)
+                if not parents:
+                    del self.parents[block]
         self.count -= len(events)
         return events
 
     def cancel(self, handle: int) -> int:
         """A block was removed before its event could be applied: drop that event, return how many were dropped."""
-        parents = [parent for parent, events in self.waiting.items() if any(handle in event.handles for event in events)]
-        return sum(len(self.take(parent)) for parent in parents)
+        return sum(len(self.take(parent)) for parent in set(self.parents.get(handle, ())))
 
 
 class Residency:

@@ -1,14 +1,17 @@
 """A model server that is dead or dies: the client gets a 503 or another server's answer, never nothing."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
+from itertools import count, islice
 
 import pytest
 
 from epp.standalone.options import Mode
-from tests.data_plane.clients import opened, request
-from tests.data_plane.rig import RANDOM, free_port
-from tests.data_plane.upstream import DEADLINE_S, Exchange
+from tests.data_plane.clients import Response, opened, request
+from tests.data_plane.rig import RANDOM, eventually, free_port
+from tests.data_plane.upstream import DEADLINE_S, Exchange, answer
 
 
 def body(number: int) -> bytes:
@@ -30,6 +33,32 @@ def test_a_dead_server_among_others_is_passed_over(lab, fleet):
         answers = [request(gateway, "POST", "/v1/completions", body(number)) for number in range(60)]
         assert {answer.status for answer in answers} <= {200, 503}
         assert [answer.status for answer in answers[-30:]] == [200] * 30, "by then it is known to be dead"
+
+
+def test_a_server_that_fails_fast_does_not_draw_the_traffic(lab, fleet):
+    sick = {fleet.ports[0]}
+
+    def script(exchange: Exchange) -> None:
+        if exchange.request.port in sick:
+            exchange.respond(503, b'{"error": "the engine is dead"}')
+        else:
+            time.sleep(0.02)
+            answer(exchange)
+
+    fleet.scripts["sick"] = script
+    config = {"strategy": {"chain": ["approximate"]}}
+    with lab.picker(fleet.ports, config=config) as picker, lab.gateway(picker) as gateway:
+
+        def ask(number: int) -> Response:
+            return request(gateway, "POST", "/v1/completions", body(number), [("x-script", "sick")])
+
+        with ThreadPoolExecutor(4) as clients:
+            prompts = count()
+            statuses = [response.status for response in clients.map(ask, islice(prompts, 120))]
+            assert set(statuses) == {200, 503}, "it was tried"
+            assert statuses.count(503) <= 12
+            healed = sick.pop()
+            eventually(lambda: healed in {response.port for response in clients.map(ask, islice(prompts, 20))}, "it serves again")
 
 
 def test_a_fallback_is_taken_at_once_where_the_decision_names_some(lab, fleet):

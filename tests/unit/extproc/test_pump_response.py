@@ -116,6 +116,13 @@ def test_an_error_of_the_model_server_is_its_answer():
     assert stream.end() == Outcome(end="complete", status=500, response_bytes=4)
 
 
+def test_the_text_of_an_error_is_no_first_token():
+    stream = routed()
+    stream.say(response_headers({":status": "503"}), response_body(b"no", end=True))
+    assert stream.director.first_tokens == 0
+    assert stream.end().status == 503
+
+
 def test_a_client_that_leaves_in_mid_answer():
     stream = routed()
     stream.say(response_headers(), response_body(b"x"))

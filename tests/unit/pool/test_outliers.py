@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from epp.model.decision import Outcome
-from epp.pool.outliers import LONGEST_S, Outliers, is_hung
+from epp.pool.outliers import ERRORS_IN_A_ROW, LONGEST_S, Outliers, is_hung
 
 POOL = np.array([0, 1, 2])
 NO_PAGES = np.full(3, -math.inf)
@@ -82,3 +82,20 @@ def test_when_all_are_suspect_all_are_candidates():
 )
 def test_a_client_that_leaves_a_silent_endpoint_tells_of_it(outcome, silent_s, hung):
     assert is_hung(outcome, silent_s) is hung
+
+
+def test_errors_in_a_row_pass_an_endpoint_over_and_one_good_answer_forgives():
+    outliers = Outliers()
+    for now_s in range(ERRORS_IN_A_ROW - 1):
+        outliers.erred(1, now_s)
+        assert len(narrow(outliers, POOL, now_s)) == 3
+    outliers.answered(1)
+    for now_s in range(ERRORS_IN_A_ROW):
+        assert len(narrow(outliers, POOL, now_s)) == 3
+        outliers.erred(1, now_s)
+    assert narrow(outliers, POOL, now_s).tolist() == [0, 2]
+    assert len(narrow(outliers, POOL, now_s + 1.0)) == 3, "it is tried"
+    outliers.erred(1, now_s + 1.0)
+    assert narrow(outliers, POOL, now_s + 2.5).tolist() == [0, 2], "and passed over for longer at its first error"
+    outliers.answered(1)
+    assert len(narrow(outliers, POOL, now_s + 2.5)) == 3
