@@ -9,6 +9,7 @@ from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutatio
 from envoy_data_plane.envoy.config.core.v3 import (
     GrpcService,
     GrpcServiceEnvoyGrpc,
+    Http1ProtocolOptions,
     RetryPolicyRetryHostPredicate,
     TypedExtensionConfig,
 )
@@ -50,6 +51,8 @@ _Body = ProcessingModeBodySendMode
 _SEND = ProcessingModeHeaderSendMode.SEND
 _SKIP = ProcessingModeHeaderSendMode.SKIP
 
+MAX_REQUEST_HEADERS_KB = 96
+"""Of the request headers that clients may send; Envoy's default is 60."""
 ANOTHER_PICKER_DRAWS = 5
 """How often Envoy draws a picker before it takes one again that has failed."""
 
@@ -68,6 +71,9 @@ def listener(options: EnvoyOptions) -> Listener:
     """Return the listener that clients connect to."""
     manager = HttpConnectionManager(
         stat_prefix="llm",
+        # What Envoy refuses by itself while it reads a request, it cannot answer past ext_proc: the client waits, and gets nothing.
+        http_protocol_options=Http1ProtocolOptions(accept_http_10=True, default_host_for_http_10="epp"),
+        max_request_headers_kb=MAX_REQUEST_HEADERS_KB,
         stream_idle_timeout=timedelta(seconds=options.stream_idle_timeout_s),
         early_header_mutation_extensions=_early_mutations(options),
         route_config=RouteConfiguration(virtual_hosts=[VirtualHost(name="all", domains=["*"], routes=_routes(options))]),

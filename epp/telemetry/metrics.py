@@ -19,8 +19,8 @@ from epp.telemetry import series as s
 
 LABEL_VALUES_MAX = 1000
 """Different model names (and fairness ids) that get a label of their own; as the reference."""
-LABEL_SETS_MAX = 2000
-"""Different combinations of all labels of a request."""
+LABEL_SETS_MAX = 500
+"""Different combinations of all labels of a request: clients choose them, and each is up to 20 kB of the metrics page."""
 LABEL_CHARS_MAX = 256
 ATTEMPTS_MAX = 10_000
 """Different (model, endpoint) pairs that are told apart."""

@@ -1,10 +1,13 @@
 """Which headers reach the model server: the decision, what the client sent, nothing that was meant for the picker."""
 
+import socket
+
 import pytest
 
 from epp.standalone.options import Mode
 from tests.data_plane.clients import new_id, request
 from tests.data_plane.rig import APPROXIMATE
+from tests.data_plane.upstream import DEADLINE_S
 
 BODY = b'{"model": "m", "prompt": "hello"}'
 CONTROL = (
@@ -87,3 +90,11 @@ def test_switches_echo_headers_as_the_reference_does_and_name_who_served(lab, fl
     (received,) = fleet.received(test_id)
     assert received.all("x-tag") == ["one"]
     assert received.all("x-slo-tpot-ms") == []
+
+
+def test_headers_may_be_long_and_the_client_of_another_age(any_gateway, picker, fleet):
+    answer = request(any_gateway, "POST", "/v1/completions", BODY, [(f"x-long-{number}", "v" * 8000) for number in range(10)])
+    assert answer.status == 200
+    with socket.create_connection((any_gateway.host, any_gateway.port), timeout=DEADLINE_S) as old:
+        old.sendall(b"POST /v1/completions HTTP/1.0\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY))
+        assert old.makefile("rb").readline().split()[1] == b"200"
