@@ -30,6 +30,12 @@ class PluginRef(Section, frozen=True):
     plugin_ref: Annotated[Name, Meta(description="Name of a plugin of the `plugins` list.")]
 
 
+class DetectorRef(Section, frozen=True):
+    """Names the saturation detector."""
+
+    plugin_ref: Annotated[Name, Meta(description="Name of a plugin of the `plugins` list.")] = "utilization-detector"
+
+
 class PluginSpec(Section, frozen=True):
     """One plugin and its parameters."""
 
@@ -111,7 +117,7 @@ class FlowControl(Section, frozen=True):
     default_negative_priority_band: Annotated[PriorityBand | None, Meta(description="The same below 0.")] = None
     priority_bands: Annotated[tuple[PriorityBand, ...], Meta(description="Bands.")] = ()
     usage_limit_policy_plugin_ref: Annotated[str | None, Meta(description="Policy of the ceiling.")] = None
-    saturation_detector: Annotated[PluginRef | None, Meta(description="Says when the pool is full.")] = None
+    saturation_detector: Annotated[DetectorRef | None, Meta(description="Says when the pool is full.")] = None
     enable_eviction: Annotated[bool, Meta(description="Revoke requests under way.")] = False
 
 
@@ -131,7 +137,7 @@ class EndpointPickerConfig(Section, frozen=True):
     data_layer: Annotated[DataLayer, Meta(description="Where knowledge of endpoints comes from.")] = DataLayer()
     request_handler: Annotated[RequestHandler, Meta(description="How requests are read.")] = RequestHandler()
     flow_control: Annotated[FlowControl | None, Meta(description="The saturation detector; queueing is not available here.")] = None
-    saturation_detector: Annotated[PluginRef | None, Meta(description="Older place of `flowControl.saturationDetector`.")] = None
+    saturation_detector: Annotated[DetectorRef | None, Meta(description="Older place of `flowControl.saturationDetector`.")] = None
     parser: Annotated[PluginRef | None, Meta(description="Older form of `requestHandler.parsers`.")] = None
     trial: Annotated[
         Trial | None,

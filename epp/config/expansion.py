@@ -1,15 +1,16 @@
 """Fills in what a configuration file may leave out, so that the rest of the program meets one form: plugins, profiles, references.
 
 The `strategy` block becomes plugins and a profile; a profile without a picker gets one; producers that plugins need and nobody
-listed are added, as in the reference. What a plugin is follows from the end of its type's name (`-filter`, `-scorer`, `-picker`,
-`-handler`): all published names keep to it. A plugin of another name works too, where a profile names it.
+listed are added, as in the reference, and so are the parsers and the detector that a reference may name without their being listed.
+What a plugin is follows from the end of its type's name (`-filter`, `-scorer`, `-picker`, `-handler`): all published names but the
+two in `FILTERS` keep to it. A plugin of another name works too, where a profile names it.
 """
 
 from collections.abc import Iterable
 
 import msgspec
 
-from epp.config.document import EndpointPickerConfig, PluginRef, PluginSpec, ProfilePlugin, ProfileSpec, RequestHandler
+from epp.config.document import DetectorRef, EndpointPickerConfig, PluginRef, PluginSpec, ProfilePlugin, ProfileSpec, RequestHandler
 from epp.config.objectives import check_names
 from epp.config.sections import Strategy
 from epp.errors import ConfigError
@@ -33,12 +34,18 @@ PREFIX_READERS = frozenset(
     ]
 )
 """Types that ask a prefix producer; the default one is added for them."""
+READS = "prefixMatchInfoProducerName"
+"""Parameter by which they say which one; the reference makes the approximate one where it is named and not listed."""
 LOADS = {
     "marginal-cost": (("marginal-cost-scorer", 1.0),),
     "llm-d": (("queue-scorer", 2.0), ("kv-cache-utilization-scorer", 2.0), ("prefix-cache-scorer", 3.0)),
     "none": (("prefix-cache-scorer", 1.0),),
 }
 """Scorers and weights of each load rule."""
+FILTERS = ("-filter", "by-label", "by-label-selector")
+"""How the names of filters end."""
+IMPLIED = frozenset(["anthropic-parser", "openai-parser", "passthrough-parser", "utilization-detector", "vllmhttp-parser"])
+"""Types that need not be listed where parsers and the saturation detector are named. The reference makes these itself."""
 PICKER, HANDLER, PROFILE = "max-score-picker", "single-profile-handler", "default"
 
 
@@ -48,12 +55,13 @@ def expand(config: EndpointPickerConfig) -> EndpointPickerConfig:
     Raises:
         ConfigError: two plugins or objectives of one name, a reference to nothing, or a `strategy` beside what contradicts it.
     """
+    config = _with_implied(config)
     check_references(config)
     check_names(config.objectives, config.model_rewrites)
     if config.parser is not None:
         parsers = (*config.request_handler.parsers, config.parser)
         config = msgspec.structs.replace(config, parser=None, request_handler=RequestHandler(parsers=parsers))
-    if config.strategy is None and not config.scheduling_profiles and not _typed(config, "-filter", "-scorer", "-picker"):
+    if config.strategy is None and not config.scheduling_profiles and not _typed(config, *FILTERS, "-scorer", "-picker"):
         config = msgspec.structs.replace(config, strategy=Strategy())
     if config.strategy is not None and config.strategy.trial is not None:
         config = _with_trial(config, config.strategy)
@@ -92,7 +100,7 @@ def references(config: EndpointPickerConfig) -> Iterable[tuple[str, str]]:
     flow, discovery = config.flow_control, config.data_layer.discovery
     if discovery is not None and discovery.plugin_ref is not None:
         yield "dataLayer.discovery.pluginRef", discovery.plugin_ref
-    single: tuple[tuple[str, PluginRef | None], ...] = (
+    single: tuple[tuple[str, PluginRef | DetectorRef | None], ...] = (
         ("dataLayer.discovery.endpoints.pluginRef", discovery.endpoints if discovery else None),
         ("dataLayer.peerDiscovery.pluginRef", config.data_layer.peer_discovery),
         ("parser.pluginRef", config.parser),
@@ -102,6 +110,16 @@ def references(config: EndpointPickerConfig) -> Iterable[tuple[str, str]]:
     for path, ref in single:
         if ref is not None:
             yield path, ref.plugin_ref
+
+
+def _with_implied(config: EndpointPickerConfig) -> EndpointPickerConfig:
+    """Return the configuration with the parsers and the detector that are named in their places but not listed."""
+    names = {plugin.label for plugin in config.plugins}
+    flow = config.flow_control
+    refs = (*config.request_handler.parsers, config.parser, config.saturation_detector, flow.saturation_detector if flow else None)
+    wanted = dict.fromkeys(ref.plugin_ref for ref in refs if ref is not None)
+    added = tuple(PluginSpec(type=name) for name in wanted if name in IMPLIED and name not in names)
+    return msgspec.structs.replace(config, plugins=(*config.plugins, *added))
 
 
 def _with_trial(config: EndpointPickerConfig, strategy: Strategy) -> EndpointPickerConfig:
@@ -128,7 +146,7 @@ def _with_strategy(config: EndpointPickerConfig, strategy: Strategy) -> Endpoint
         if plugin.label in taken:
             raise ConfigError(f"the name {plugin.label!r} is taken by a plugin of the list", "strategy")
     members = [
-        *(ProfilePlugin(plugin_ref=plugin.label) for plugin in _typed(config, "-filter")),
+        *(ProfilePlugin(plugin_ref=plugin.label) for plugin in _typed(config, *FILTERS)),
         *(ProfilePlugin(plugin_ref=name, weight=weight) for name, weight in scorers),
         *(ProfilePlugin(plugin_ref=plugin.label) for plugin in _typed(config, "-picker")),
     ]
@@ -163,7 +181,7 @@ def _with_profile(config: EndpointPickerConfig) -> EndpointPickerConfig:
     """Return the configuration with a profile of all filters, scorers and pickers, if it has none."""
     if config.scheduling_profiles:
         return config
-    members = tuple(ProfilePlugin(plugin_ref=plugin.label) for plugin in _typed(config, "-filter", "-scorer", "-picker"))
+    members = tuple(ProfilePlugin(plugin_ref=plugin.label) for plugin in _typed(config, *FILTERS, "-scorer", "-picker"))
     return msgspec.structs.replace(config, scheduling_profiles=(ProfileSpec(name=PROFILE, plugins=members),))
 
 
@@ -177,6 +195,7 @@ def _with_defaults(config: EndpointPickerConfig) -> EndpointPickerConfig:
             types[type_name] = type_name
             plugins.append(PluginSpec(type=type_name))
 
+    pickers = [plugin.label for plugin in _typed(config, "-picker")]
     profiles = []
     for profile in config.scheduling_profiles:
         members = [
@@ -186,12 +205,15 @@ def _with_defaults(config: EndpointPickerConfig) -> EndpointPickerConfig:
             for member in profile.plugins
         ]
         if not any(types[member.plugin_ref].endswith("-picker") for member in members):
-            ensure(PICKER)
-            members.append(ProfilePlugin(plugin_ref=PICKER))
+            if not pickers:
+                ensure(PICKER)
+            # As in the reference, a listed picker that no profile names is meant for those that name none.
+            members.append(ProfilePlugin(plugin_ref=pickers[0] if pickers else PICKER))
         profiles.append(msgspec.structs.replace(profile, plugins=tuple(members)))
     if not any(name.endswith("-profile-handler") for name in types.values()):
         ensure(HANDLER)
-    if not PREFIX_PRODUCERS.intersection(types.values()) and PREFIX_READERS.intersection(types.values()):
+    named = [(plugin.parameters or {}).get(READS) for plugin in plugins if plugin.type in PREFIX_READERS]
+    if PRODUCERS["approximate"] in named or (named and not PREFIX_PRODUCERS.intersection(types.values())):
         ensure(PRODUCERS["approximate"])
     return msgspec.structs.replace(config, plugins=tuple(plugins), scheduling_profiles=tuple(profiles))
 

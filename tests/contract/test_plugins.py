@@ -20,7 +20,7 @@ from epp.testing.contracts import check_plugin
 REGISTRY = Registry(allow_experimental=True)
 NEEDED = {
     "label-selector-filter": {"matchLabels": {"tier": "gold"}},
-    "by-label": {"matchLabels": {"tier": "gold"}},
+    "by-label": {"label": "tier", "validValues": ["gold"]},
     "by-label-selector": {"matchLabels": {"tier": "gold"}},
     "file-discovery": {"path": "pool.yaml"},
     "prefix-chain-producer": {"chain": ["approx-prefix-cache-producer"]},

@@ -31,6 +31,7 @@ FILES = st.fixed_dictionaries(
         "schedulingProfiles": PROFILES,
         "strategy": STRATEGY,
         "dataLayer": st.fixed_dictionaries({}, optional={"discovery": REF}),
+        "saturationDetector": st.just({}) | REF,
         "requestHandler": st.fixed_dictionaries({"parsers": st.lists(REF, max_size=2)}),
         "limits": st.dictionaries(st.sampled_from(["bodyBytesMax", "requestsMax"]), st.integers(-1, 5000)),
     },

@@ -21,6 +21,9 @@ class ConcurrencyDetector(Detector, frozen=True):
     max_concurrency: Annotated[int, Meta(ge=1, description="Requests that an endpoint may have under way.")] = 100
     max_token_concurrency: Annotated[int, Meta(ge=1, description="Uncached prompt tokens of such requests.")] = 1_000_000
     headroom: Annotated[float, Meta(ge=0, description="Accepted for compatibility, without effect: no endpoint is left out.")] = 0.0
+    in_flight_load_producer_name: Annotated[str, Meta(description="Accepted for compatibility; the ledger is the only source.")] = (
+        ""
+    )
 
     def saturation(self, view: View) -> float:
         """Return how full the pool is. Cost: about 3 us."""

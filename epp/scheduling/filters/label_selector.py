@@ -4,13 +4,11 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 
 from epp.errors import ConfigError
-from epp.model.match import BoolColumn
-from epp.model.request import InferenceRequest
-from epp.scheduling.api import Filter, View
+from epp.scheduling.api import Filter
+from epp.scheduling.labels import LabelFilter
 
 _OTHER_VALUE = "\0"
 """Stands for all values that nobody names."""
@@ -53,7 +51,7 @@ def _satisfiable(wanted: Iterable[Requirement]) -> bool:
     return any(all(one.holds(labels) for one in wanted) for labels in ({}, *({wanted[0].key: value} for value in values)))
 
 
-class LabelSelectorFilter(Filter, frozen=True):
+class LabelSelectorFilter(LabelFilter, frozen=True):
     """Keeps endpoints that have all of `matchLabels` and satisfy all of `matchExpressions`."""
 
     match_labels: Annotated[dict[str, str], Meta(description="Labels an endpoint must have, with these values.")] = msgspec.field(
@@ -70,15 +68,6 @@ class LabelSelectorFilter(Filter, frozen=True):
                 raise ConfigError(
                     "In and NotIn need values, Exists and DoesNotExist take none", f"matchExpressions[{index}].values"
                 )
-
-    def keep(self, request: InferenceRequest, view: View) -> BoolColumn:
-        """Return which candidates the selector matches. Cost: one gather; labels are read once per change of membership."""
-        known = view.snapshot.memo.get(id(self))
-        if known is None:
-            column = np.array([one is not None and self.selects(one.labels) for one in view.snapshot.endpoints], dtype=np.bool_)
-            # Holding on to the filter keeps its id from being given to another as long as the memo lives.
-            known = view.snapshot.memo[id(self)] = (self, column)
-        return view.take(known[1])
 
     @property
     def requirements(self) -> tuple[Requirement, ...]:

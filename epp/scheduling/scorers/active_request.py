@@ -21,6 +21,7 @@ class ActiveRequestScorer(Scorer, frozen=True):
     in_flight_load_producer_name: Annotated[str, Meta(description="Accepted for compatibility; the ledger is the only source.")] = (
         ""
     )
+    request_timeout: Annotated[str, Meta(description="Accepted for compatibility; the ledger knows when a request is over.")] = ""
 
     def score(self, request: InferenceRequest, view: View) -> FloatColumn:
         """Return 1 for idle endpoints, and less the more is in flight."""

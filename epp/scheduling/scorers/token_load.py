@@ -19,6 +19,9 @@ class TokenLoadScorer(Scorer, frozen=True):
 
     queue_threshold_tokens: Annotated[int, Meta(ge=1, description="Tokens that rate 0.0.")] = 4_194_304
     prefix_match_info_producer_name: Annotated[str, Meta(description="Which prefix producer to believe; empty: the default.")] = ""
+    in_flight_load_producer_name: Annotated[str, Meta(description="Accepted for compatibility; the ledger is the only source.")] = (
+        ""
+    )
 
     def score(self, request: InferenceRequest, view: View) -> FloatColumn:
         """Return 1 where nothing is to be computed, down to 0 at the threshold."""

@@ -2,8 +2,9 @@
 
 import pytest
 
-from epp.config import expand, load
+from epp.config import dump, expand, load
 from epp.errors import ConfigError
+from epp.parsers.select import PARSERS
 
 
 def members(config, profile=0):
@@ -88,6 +89,48 @@ def test_a_producer_is_added_for_who_reads_one():
     assert "approx-prefix-cache-producer" not in types(expand(load("plugins: [{type: queue-scorer}]")))
     own = expand(load("plugins: [{type: prefix-cache-scorer}, {type: consistent-hash-producer}]"))
     assert "approx-prefix-cache-producer" not in types(own)
+
+
+def test_a_producer_that_is_named_and_not_listed_is_added_beside_another():
+    scorers = "{type: prefix-cache-scorer, parameters: {prefixMatchInfoProducerName: %s}}, {type: precise-prefix-cache-producer}"
+    named = expand(load(f"plugins: [{scorers % 'approx-prefix-cache-producer'}]"))
+    assert types(named)[-1] == "approx-prefix-cache-producer"
+    for other in ("precise-prefix-cache-producer", "[x]"):
+        assert "approx-prefix-cache-producer" not in types(expand(load(f"plugins: [{scorers % other}]")))
+
+
+def test_a_listed_picker_serves_profiles_that_name_none():
+    profile = "schedulingProfiles: [{name: p, plugins: [{pluginRef: queue-scorer}]}]"
+    text = "plugins: [{type: queue-scorer}, {type: random-picker, name: mine}, {type: max-score-picker}]\n"
+    config = expand(load(text + profile))
+    assert members(config) == [("queue-scorer", 1.0), ("mine", None)]
+    assert types(config).count("max-score-picker") == 1
+    assert members(expand(load(f"plugins: [{{type: queue-scorer}}]\n{profile}")))[-1] == ("max-score-picker", None)
+
+
+@pytest.mark.parametrize("name", ["by-label", "by-label-selector"])
+def test_filters_by_label_join_the_profile_of_all(name):
+    assert members(expand(load(f"plugins: [{{type: {name}}}]"))) == [(name, None), ("max-score-picker", None)]
+    assert (name, None) in members(expand(load(f"strategy: {{}}\nplugins: [{{type: {name}}}]")))
+
+
+@pytest.mark.parametrize(
+    ("text", "added"),
+    [
+        ("saturationDetector: {}", "utilization-detector"),
+        ("saturationDetector: {pluginRef: utilization-detector}", "utilization-detector"),
+        ("flowControl: {saturationDetector: {}}", "utilization-detector"),
+        ("flowControl: {saturationDetector: {pluginRef: utilization-detector}}", "utilization-detector"),
+        ("parser: {pluginRef: openai-parser}", "openai-parser"),
+        *((f"requestHandler: {{parsers: [{{pluginRef: {name}}}]}}", name) for name in PARSERS),
+    ],
+)
+def test_parsers_and_the_detector_need_not_be_listed(text, added):
+    config = expand(load(f"plugins: [{{type: queue-scorer}}]\n{text}"))
+    assert types(config)[:2] == ["queue-scorer", added]
+    assert types(expand(load(f"plugins: [{{type: queue-scorer}}, {{type: {added}}}]\n{text}"))).count(added) == 1
+    assert expand(config) == config
+    assert load(dump(config)) == config
 
 
 def test_the_older_parser_field_joins_the_list():

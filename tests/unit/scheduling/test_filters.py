@@ -4,6 +4,7 @@ import pytest
 
 from epp.errors import ConfigError
 from epp.model.endpoint import Endpoint
+from epp.scheduling.filters.by_label import ByLabelFilter
 from epp.scheduling.filters.decode import DecodeFilter
 from epp.scheduling.filters.header_based_testing import HeaderBasedTestingFilter
 from epp.scheduling.filters.label_selector import LabelSelectorFilter, Requirement
@@ -47,9 +48,22 @@ def test_label_selector_remembers_per_membership_and_honours_candidates():
     assert kept(LabelSelectorFilter(match_labels={"gpu": "none"}), pool) == [False, False, False]
 
 
+def test_by_label():
+    pool = labelled({"tier": "gold"}, {"tier": "tin"}, {"tier": ""}, {})
+    for values, without, expected in [
+        (("gold",), False, [True, False, False, False]),
+        (("gold", "tin"), True, [True, True, False, True]),
+        ((), True, [False, False, False, True]),
+        (("",), False, [False, False, True, True]),
+    ]:
+        assert kept(ByLabelFilter(label="tier", valid_values=values, allows_no_label=without), pool) == expected
+
+
 @pytest.mark.parametrize(
     ("plugin", "path"),
     [
+        (ByLabelFilter(label="tier"), "validValues"),
+        (PrefixCacheAffinityFilter(peak_prefill_throughput=0), "peakPrefillThroughput"),
         (LabelSelectorFilter(), ""),
         (LabelSelectorFilter(match_expressions=(Requirement(key="a", operator="In"),)), "matchExpressions[0].values"),
         (PrefixCacheAffinityFilter(exploration_probability=0.1), "explorationProbability"),
@@ -75,6 +89,19 @@ class TestPrefixCacheAffinity:
         match = build_match([100, 0], 100)
         assert kept(plugin, build_snapshot(2, tokens=[400, 0]), match=match) == [True, False]
         assert kept(plugin, build_snapshot(2, tokens=[600, 0]), match=match) == [True, True]
+
+    def test_a_penalty_of_0_is_no_bound(self):
+        busy, match = build_snapshot(2, tokens=[10**9, 0]), build_match([100, 0], 100)
+        for throughput in (1000, 0):
+            plugin = PrefixCacheAffinityFilter(peak_prefill_throughput=throughput, max_ttft_penalty_ms=0)
+            assert kept(plugin, busy, match=match) == [True, False]
+
+    @pytest.mark.parametrize("penalty_ms", [0, 18_000])
+    def test_the_older_bound_in_tokens(self, penalty_ms):
+        plugin = PrefixCacheAffinityFilter(max_ttft_penalty_ms=penalty_ms, max_tokens_in_flight_penalty=500)
+        match = build_match([100, 0], 100)
+        assert kept(plugin, build_snapshot(2, tokens=[600, 100]), match=match) == [True, False]
+        assert kept(plugin, build_snapshot(2, tokens=[601, 100]), match=match) == [True, True]
 
 
 class TestHeaderBasedTesting:

@@ -28,7 +28,7 @@ REQUIRED = {
     "file-discovery": {"path": "x"},
     "prefix-chain-producer": {"chain": ["x"]},
     "label-selector-filter": {"matchLabels": {"a": "b"}},
-    "by-label": {"matchLabels": {"a": "b"}},
+    "by-label": {"label": "tier", "validValues": ["gold"]},
     "by-label-selector": {"matchLabels": {"a": "b"}},
 }
 
@@ -87,6 +87,21 @@ def test_parameters_are_camel_case_and_strict():
         with pytest.raises(ConfigError) as caught:
             registry.create("queue-scorer", parameters, "plugins[3]")
         assert caught.value.path == path
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("active-request-scorer", {"requestTimeout": "2m", "inFlightLoadProducerName": "x"}),
+        ("token-load-scorer", {"inFlightLoadProducerName": "x"}),
+        ("concurrency-detector", {"inFlightLoadProducerName": "x"}),
+        ("prefix-cache-affinity-filter", {"inFlightLoadProducerName": "x", "latencyPredictionInfoProducerName": "y"}),
+        ("prefix-cache-affinity-filter", {"maxTokensInFlightPenalty": 286720, "maxTTFTPenaltyMs": 0}),
+        ("by-label", {"label": "a", "validValues": ["b"], "allowsNoLabel": True}),
+    ],
+)
+def test_what_the_reference_takes_is_taken(name, parameters):
+    assert Registry().create(name, parameters, "plugins[0]")
 
 
 def test_the_references_spelling_of_ttft():

@@ -54,6 +54,15 @@ def test_growth_of_0_gives_the_references_blocks():
     assert len(strategy.prepare(build_request(b"x" * 256_000)).blocks) == 1000
 
 
+def test_the_older_name_of_the_block_size_counts_tokens_too():
+    def blocks(**sizes: int) -> int:
+        return len(approximate(blockGrowth=0, **sizes).prepare(build_request(b"x" * 256_000)).blocks)
+
+    assert blocks(blockSize=64) == blocks(blockSizeTokens=64) == 1000
+    assert blocks(blockSize=64, blockSizeTokens=16) == 1000
+    assert blocks(blockSize=64, blockSizeTokens=128) == 500
+
+
 def test_capacity_is_the_engines_unless_told_otherwise():
     assert 9_000 < held(approximate(), capacity=10_000) <= 10_000
     assert 19_000 < held(approximate(autoTune=False, capacityTokens=20_000), capacity=10_000) <= 20_000
