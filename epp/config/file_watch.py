@@ -9,6 +9,8 @@ from pathlib import Path
 from epp.config.reading import FILE_BYTES_MAX
 from epp.errors import ConfigError
 
+UNSETTLED_MAX = 10
+"""Looks in a row that each see another file, after which the last is taken: who writes that often is never seen to have finished."""
 _Version = tuple[int, ...] | None
 """What tells one version of a file from the next; None when there is none."""
 
@@ -45,13 +47,16 @@ class FileWatch:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._known = self._seen = self._look()
+        self._unsettled = 0
 
     def changed(self) -> bool:
-        """Look, and return whether the file is another one than when this was last true, and the same as at the last look."""
+        """Look, and return whether the file is another one than when this was last true, and has settled."""
         before, self._seen = self._seen, self._look()
-        if self._seen == self._known or self._seen != before:
+        self._unsettled = self._unsettled + 1 if self._seen != before else 0
+        if self._seen == self._known or 0 < self._unsettled < UNSETTLED_MAX:
             return False
         self._known = self._seen
+        self._unsettled = 0
         return True
 
     def _look(self) -> _Version:

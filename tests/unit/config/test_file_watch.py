@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from epp.config.file_watch import FileWatch, read_text
+from epp.config.file_watch import UNSETTLED_MAX, FileWatch, read_text
 from epp.errors import ConfigError
 
 
@@ -85,3 +85,13 @@ def test_reading_has_bounds(path):
         read_text(path.with_name("none"))
     with pytest.raises(ConfigError, match="Is a directory"):
         read_text(path.parent)
+
+
+def test_a_file_that_is_written_all_the_time_is_taken_now_and_then(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("")
+    watch, taken = FileWatch(path), 0
+    for number in range(3 * UNSETTLED_MAX):
+        path.write_text("x" * (number + 1))
+        taken += watch.changed()
+    assert taken == 3
