@@ -10,7 +10,7 @@ from epp.config.reading import FILE_BYTES_MAX
 from epp.errors import ConfigError
 
 UNSETTLED_MAX = 10
-"""Looks in a row that each see another file, after which the last is taken: who writes that often is never seen to have finished."""
+"""Looks in a row that each see another file, after which the last is taken: such a writer is never seen to have finished."""
 _Version = tuple[int, ...] | None
 """What tells one version of a file from the next; None when there is none."""
 
