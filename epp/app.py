@@ -25,13 +25,13 @@ from epp.cluster import Cluster
 from epp.config import load
 from epp.discovery.file import FileDiscovery
 from epp.errors import ConfigError
-from epp.extproc.held import HeldBodies
 from epp.extproc.pump import Pump
 from epp.flags import ServeOptions
 from epp.live.assembly import Assembly, Prepared, prepare
 from epp.live.controller import Controller, Parts
 from epp.live.report import LiveConfig
 from epp.live.sources import ConfigSources
+from epp.model.budget import Budget
 from epp.model.endpoint import Endpoint
 from epp.model.stream import Outlet, StreamHandler
 from epp.pool.state import PoolState
@@ -121,7 +121,7 @@ class Picker:
         self._options = options
         self._config_sources = sources
         self.health = HealthState(elected=options.leader_election)
-        self._held = HeldBodies(max(limits.bodies_bytes_max, limits.body_bytes_max))
+        self._held = Budget(max(limits.bodies_bytes_max, limits.body_bytes_max))
         self.pool = PoolState(slots_max=limits.endpoints_max, requests_max=limits.requests_max)
         self.metrics = Metrics(time.monotonic)
         self.ring = DecisionRing(time.time, records_max=limits.decisions_kept)
@@ -289,6 +289,6 @@ class Picker:
             candidacies=self._cluster.candidacies if self._cluster is not None else tuple,
             pool_name=self._options.pool_name,
             saturation=self.assembly.director.saturation,
-            bodies_held=lambda: self._held.bytes,
+            bodies_held=lambda: self._held.held,
             poll_errors=lambda: {cause.value: count for cause, count in self.assembly.poller.errors.items()},
         )

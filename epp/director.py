@@ -298,8 +298,7 @@ class Director:
     def _learn(self, flight: _Flight, outcome: Outcome, now_s: float) -> None:
         """Tell the strategies who really answered, what was really cached, and the pool who did not answer at all."""
         decision, snapshot = flight.decision, self._pool.snapshot()
-        there = snapshot.endpoints[decision.slot]
-        if there is not decision.endpoint and (there is None or there.life != decision.endpoint.life):
+        if not snapshot.has(decision.slot, decision.endpoint):
             return  # it has left the pool; the slot may be another's by now
         slot = self._served_slot(decision, outcome, snapshot)
         silent_s = now_s - float(snapshot.columns.scraped_s[decision.slot])

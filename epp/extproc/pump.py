@@ -26,9 +26,9 @@ from epp.extproc.events import (
     Schedule,
     StreamBody,
 )
-from epp.extproc.held import HeldBodies
 from epp.extproc.options import DEFAULTS, WireOptions
 from epp.extproc.session import Session
+from epp.model.budget import Budget
 from epp.model.decision import Decision, Outcome
 from epp.model.request import RequestHead
 from epp.model.stream import Outlet
@@ -65,7 +65,7 @@ class Pump:
 
     __slots__ = ("_asked", "_cancel", "_director", "_half_closed", "_outlet", "_session")
 
-    def __init__(self, outlet: Outlet, director: Director, options: WireOptions = DEFAULTS, held: HeldBodies | None = None) -> None:
+    def __init__(self, outlet: Outlet, director: Director, options: WireOptions = DEFAULTS, held: Budget | None = None) -> None:
         self._outlet = outlet
         self._director = director
         self._session = Session(options, held)

@@ -40,9 +40,9 @@ from epp.extproc.events import (
     Side,
     StreamBody,
 )
-from epp.extproc.held import HeldBodies
 from epp.extproc.options import WireOptions
 from epp.extproc.splice import splice_model
+from epp.model.budget import Budget
 from epp.model.decision import Decision, ScoreSheet
 from epp.model.request import RequestHead
 
@@ -99,9 +99,9 @@ CONTROL_HEADERS = frozenset(
     }
 )
 BODIED_METHODS = frozenset({"POST", "PUT", "PATCH"})
+"""Without a body, these have an empty one (RFC 9110, 8.6)."""
 SMALL_BYTES = 1024
 """A piece of a body from this size on is kept as it came."""
-"""Without a body, these have an empty one (RFC 9110, 8.6)."""
 # Never echoed: ours, and those that describe the body on this hop.
 _NOT_ECHOED = CONTROL_HEADERS | {"x-gateway-destination-endpoint", "content-length"}
 
@@ -120,7 +120,7 @@ class RequestSide:
     __slots__ = ("_body", "_head", "_headers_answered", "_held", "_late", "_options", "_pieces", "_size", "ask", "decision", "mode",
                  "state")  # fmt: skip
 
-    def __init__(self, options: WireOptions, held: HeldBodies) -> None:
+    def __init__(self, options: WireOptions, held: Budget) -> None:
         self._options = options
         self._held = held
         self.state = RequestState.IDLE

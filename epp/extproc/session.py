@@ -26,10 +26,10 @@ from epp.extproc.events import (
     ResponseHeaders,
     ResponseTrailers,
 )
-from epp.extproc.held import HeldBodies
 from epp.extproc.options import DEFAULTS, WireOptions
 from epp.extproc.request_side import RequestSide, RequestState
 from epp.extproc.response_side import ResponseSide, ResponseState
+from epp.model.budget import Budget
 from epp.model.decision import Decision, Outcome
 
 _RESPONSE_EVENTS = (ResponseBody, ResponseHeaders, ResponseTrailers)
@@ -45,9 +45,9 @@ class Session:
 
     __slots__ = ("_closed", "_finished", "_modes_known", "_options", "request", "response")
 
-    def __init__(self, options: WireOptions = DEFAULTS, held: HeldBodies | None = None) -> None:
+    def __init__(self, options: WireOptions = DEFAULTS, held: Budget | None = None) -> None:
         self._options = options
-        self.request = RequestSide(self._options, HeldBodies() if held is None else held)
+        self.request = RequestSide(self._options, Budget(options.body_bytes_max) if held is None else held)
         self.response = ResponseSide(self._options)
         self._modes_known = False
         self._closed = False

@@ -56,6 +56,19 @@ class _Table(HeaderTable):
         super().add(name, value)
 
 
+class Block:
+    """A header block while it gathers, from HEADERS to END_HEADERS (section 4.3)."""
+
+    __slots__ = ("continuations", "depends_on_itself", "ended", "stream_id", "text")
+
+    def __init__(self, stream_id: int, *, ended: bool, depends_on_itself: bool) -> None:
+        self.stream_id = stream_id
+        self.ended = ended
+        self.depends_on_itself = depends_on_itself
+        self.continuations = 0
+        self.text = b""
+
+
 class HeaderReader:
     """Decodes the blocks of one connection, which share a dynamic table; so every block must pass through here, in order.
 

@@ -33,7 +33,7 @@ from epp.http2.frames import (
     Code,
     Setting,
 )
-from epp.http2.headers import HeaderReader, Request, check_trailers
+from epp.http2.headers import Block, HeaderReader, Request, check_trailers
 from epp.http2.limits import Allowance, Limits
 from epp.http2.outflow import Outflow
 from epp.http2.streams import RECEIVED, Refusal, State, Stream, Streams
@@ -43,20 +43,9 @@ _OF_THE_CONNECTION = frozenset({SETTINGS, PING, GOAWAY})
 _MUCH_BYTES = 8192
 """From here on two look-ups are cheaper than to copy what a read has brought."""
 _OPEN = State.OPEN
+_UNDER_WAY = frozenset({(State.RESET_BY_US, DATA), (State.RESET_BY_US, RST_STREAM), *((state, WINDOW_UPDATE) for state in State)})
+"""How a stream ended, and what its peer may have sent before it heard of that; credit for an answer comes after its end anyway."""
 _SIZES = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
-
-
-class _Block:
-    """A header block while it gathers, from HEADERS to END_HEADERS (section 4.3)."""
-
-    __slots__ = ("continuations", "depends_on_itself", "ended", "stream_id", "text")
-
-    def __init__(self, stream_id: int, *, ended: bool, depends_on_itself: bool) -> None:
-        self.stream_id = stream_id
-        self.ended = ended
-        self.depends_on_itself = depends_on_itself
-        self.continuations = 0
-        self.text = b""
 
 
 class Inflow:
@@ -87,7 +76,7 @@ class Inflow:
         """The preface has been read."""
         self.settled = False
         """The first SETTINGS, too."""
-        self._block: _Block | None = None
+        self._block: Block | None = None
         self._window = limits.connection_window
         self._now = 0.0
         self._settings_left = Allowance(limits.settings, "SETTINGS")
@@ -222,9 +211,9 @@ class Inflow:
     def _refuse_data(self, stream: Stream | None, stream_id: int, size: int) -> None:
         """DATA on a stream that is not open any more."""
         if stream is None:
-            # What was under way when we ended a stream is nobody's fault, and no dearer than the DATA of an open one.
-            if self._streams.check_late(stream_id, DATA) is not State.RESET_BY_US or not size:
-                self._idle_left.spend(self._now)
+            self._read_late(stream_id, DATA)
+            if not size:
+                self._empty_left.spend(self._now)
             return
         refusal = RECEIVED[stream.state, DATA]
         assert isinstance(refusal, Refusal)
@@ -239,7 +228,7 @@ class Inflow:
             if len(payload) < 5:
                 raise Http2Error("HEADERS too short", Code.FRAME_SIZE_ERROR)
             dependency, payload = frames.read_word(payload) & STREAM_BITS, payload[5:]
-        block = _Block(stream_id, ended=bool(flags & END_STREAM), depends_on_itself=dependency == stream_id)
+        block = Block(stream_id, ended=bool(flags & END_STREAM), depends_on_itself=dependency == stream_id)
         self._block = block
         self._add_to_block(block, flags, payload)
 
@@ -253,7 +242,7 @@ class Inflow:
             raise Http2Error("too many CONTINUATION frames", Code.ENHANCE_YOUR_CALM)
         self._add_to_block(block, flags, payload)
 
-    def _add_to_block(self, block: _Block, flags: int, payload: bytes) -> None:
+    def _add_to_block(self, block: Block, flags: int, payload: bytes) -> None:
         block.text += payload
         if len(block.text) > self._limits.header_block_bytes_max:
             raise Http2Error("header block too large", Code.ENHANCE_YOUR_CALM)
@@ -261,7 +250,7 @@ class Inflow:
             self._block = None
             self._read_block(block)
 
-    def _read_block(self, block: _Block) -> None:
+    def _read_block(self, block: Block) -> None:
         """A whole header block: a new request, trailers, or something late; decoded in any case (section 4.3)."""
         stream_id, streams = block.stream_id, self._streams
         stream = streams.open.get(stream_id)
@@ -305,16 +294,11 @@ class Inflow:
         stream.state = State.HALF_CLOSED
 
     def _read_late(self, stream_id: int, kind: int) -> None:
-        """A frame on a stream that is not open."""
-        self._streams.check_late(stream_id, kind)
-        self._idle_left.spend(self._now)
-
-    def _read_late_reset(self, stream_id: int) -> None:
-        """RST_STREAM on a stream that is not open; where ours was under way, the peer's one costs it nothing."""
-        if self._streams.check_late(stream_id, RST_STREAM) is State.RESET_BY_US:
-            self._streams.remember(stream_id, State.RESET_BY_PEER)
-        else:
+        """A frame on a stream that is not open. What may have been under way when it ended costs the peer nothing."""
+        if (self._streams.check_late(stream_id, kind), kind) not in _UNDER_WAY:
             self._idle_left.spend(self._now)
+        elif kind == RST_STREAM:
+            self._streams.remember(stream_id, State.RESET_BY_PEER)  # a second one cannot have been
 
     def _read_priority(self, _flags: int, stream_id: int, payload: bytes) -> None:
         """Section 5.3.2: priority is deprecated, and ignored but for the one thing that RFC 7540 (5.3.1) forbids."""
@@ -326,7 +310,7 @@ class Inflow:
         """Section 6.4."""
         stream = self._streams.open.get(stream_id)
         if stream is None:
-            self._read_late_reset(stream_id)
+            self._read_late(stream_id, RST_STREAM)
             return
         self._out.discard(stream)
         self._streams.close(stream, State.RESET_BY_PEER)
@@ -376,9 +360,7 @@ class Inflow:
         increment = frames.read_word(payload) & WINDOW_MAX
         stream = self._streams.open.get(stream_id)
         if stream_id and stream is None:
-            # Whoever is done reading a whole answer says so after its end.
-            if self._streams.check_late(stream_id, WINDOW_UPDATE) is None:
-                self._idle_left.spend(self._now)
+            self._read_late(stream_id, WINDOW_UPDATE)
         elif not increment:
             raise Http2Error("window increment of 0", Code.PROTOCOL_ERROR, stream_id)
         elif stream is None:

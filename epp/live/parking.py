@@ -101,8 +101,7 @@ class Parking:
             return
         snapshot = self._snapshot()
         slot = snapshot.by_authority.get(outcome.served, decision.slot)
-        there = snapshot.endpoints[decision.slot]
-        if slot != decision.slot and there is not None and there.life == decision.endpoint.life:
+        if slot != decision.slot and snapshot.has(decision.slot, decision.endpoint):
             self._record(decision, slot, snapshot)
 
     def _record(self, decision: Decision, slot: int, snapshot: Snapshot) -> None:

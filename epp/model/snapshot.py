@@ -88,6 +88,11 @@ class Snapshot:
     memo: dict[object, Any] = field(default_factory=dict)
     """Columns derived from labels and roles, by whoever derives them; lives as long as the membership they were derived from."""
 
+    def has(self, slot: int, endpoint: Endpoint) -> bool:
+        """Return whether a slot is still this engine's; what else is said of it may have changed."""
+        there = self.endpoints[slot]
+        return there is endpoint or (there is not None and there.life == endpoint.life)
+
     def named(self, items: Iterable[str]) -> IntColumn:
         """Return the slots of the endpoints that are called so, ascending.
 

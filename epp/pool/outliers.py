@@ -25,6 +25,8 @@ FIRST_S = 1.0
 """How long an endpoint is passed over after its first failure in a row."""
 LONGEST_S = 30.0
 """How long at most, however often it failed."""
+ERRORS_IN_A_ROW = 3
+"""Answers with a status of 500 and up, and none below between them, after which an endpoint is passed over."""
 SILENT_S = 5.0
 """Without a metrics page for so long, an endpoint that used to give them is taken for hung when a client gives it up."""
 
@@ -37,10 +39,6 @@ def is_hung(outcome: Outcome, silent_s: float) -> bool:
         silent_s: seconds since the endpoint's last metrics page; infinite when there never was one, which tells nothing.
     """
     return outcome.end == "client-gone" and not outcome.status and SILENT_S < silent_s < math.inf
-
-
-ERRORS_IN_A_ROW = 3
-"""Answers with a status of 500 and up, and none below between them, after which an endpoint is passed over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +84,8 @@ class Outliers:
 
     def answered(self, slot: int) -> None:
         """Note that the endpoint in `slot` answered, or is another one now."""
-        if self._suspicions or self._errors:
-            self._suspicions.pop(slot, None)
-            self._errors.pop(slot, None)
+        self._suspicions.pop(slot, None)
+        self._errors.pop(slot, None)
 
     def narrow(self, slots: IntColumn, now_s: float, scraped_s: FloatColumn) -> IntColumn:
         """Return the slots without those under suspicion, or all of them when nobody else is left. Free when all is well.

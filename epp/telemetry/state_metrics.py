@@ -1,7 +1,7 @@
 """Series that are computed when somebody scrapes: the pool, the strategies, the event streams, the configuration.
 
-Nothing here runs on the request path. `collect` reads live structures and so belongs on the event loop; it returns finished
-families, which may be rendered elsewhere.
+Nothing here runs on the request path. `take` reads live structures and so belongs on the event loop; what it returns is made into
+families and text elsewhere.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

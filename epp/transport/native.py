@@ -10,9 +10,9 @@ that pile up, and a second process that binds the same port unnoticed.
 import asyncio
 from contextlib import suppress
 
+from epp.model.budget import Budget
 from epp.sockets import listen
 from epp.transport.base import Transport, TransportOptions
-from epp.transport.native_call import Inbound
 from epp.transport.native_link import LINGER_S, Link, Shared
 from epp.transport.routes import Routes
 from epp.transport.tls import server_context
@@ -37,7 +37,7 @@ class NativeTransport(Transport):
         options = self.options
         context = server_context(options.tls)
         listening = listen(options.host, options.port, reuse_port=options.so_reuseport)
-        shared = self._shared = Shared(options=options, routes=routes, inbound=Inbound(options.inbound_bytes_max))
+        shared = self._shared = Shared(options=options, routes=routes, inbound=Budget(options.inbound_bytes_max))
         self._server = await asyncio.get_running_loop().create_server(
             lambda: Link(shared),
             sock=listening,

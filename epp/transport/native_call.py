@@ -10,40 +10,18 @@ from typing import Protocol
 from epp.errors import StatusError
 from epp.http2.connection import Connection
 from epp.http2.headers import Request
+from epp.model.budget import Budget
 from epp.model.stream import StreamHandler
 from epp.transport import grpc_wire as wire
 from epp.transport.routes import Route, log_failure
-
-
-class Inbound:
-    """How many bytes of incomplete messages there are, on all connections together.
-
-    Args:
-        bytes_max: the most there may be.
-    """
-
-    __slots__ = ("_max", "_sum")
-
-    def __init__(self, bytes_max: int) -> None:
-        self._max = bytes_max
-        self._sum = 0
-
-    def change(self, difference: int) -> None:
-        """Count.
-
-        Raises:
-            StatusError: there are too many.
-        """
-        self._sum += difference
-        if difference > 0 and self._sum > self._max:
-            raise StatusError(wire.RESOURCE_EXHAUSTED, "too many incomplete messages")
 
 
 class Link(Protocol):
     """What a call needs of its connection."""
 
     http2: Connection
-    inbound: Inbound
+    inbound: Budget
+    """Incomplete messages, on all connections together."""
     message_bytes_max: int
     outlet_bytes_max: int
     queued_bytes_max: int
@@ -102,8 +80,10 @@ class Call:
                 handler.receive(message)
             difference = deframer.held_bytes - self._held
             if difference and not self._over:
-                self._held += difference
-                self._link.inbound.change(difference)
+                if self._link.inbound.take(difference):
+                    self._held += difference
+                else:
+                    self._end(wire.RESOURCE_EXHAUSTED, "too many incomplete messages")
         except StatusError as error:
             self._end(error.code, error.message)
         except Exception as error:  # noqa: BLE001 - as above
@@ -198,7 +178,7 @@ class Call:
         if self._deadline is not None:
             self._deadline.cancel()
         if self._held:
-            self._link.inbound.change(-self._held)
+            self._link.inbound.give_back(self._held)
             self._held = 0
         self._deframer = None
         self._link.forget(self._id)

@@ -13,9 +13,10 @@ from typing import assert_never, cast
 from epp.http2.connection import Connection
 from epp.http2.events import ConnectionClosed, DataReceived, Event, PingAnswered, RequestReceived, StreamEnded, StreamReset
 from epp.http2.frames import Code
+from epp.model.budget import Budget
 from epp.transport import grpc_wire as wire
 from epp.transport.base import TransportOptions
-from epp.transport.native_call import Call, Inbound
+from epp.transport.native_call import Call
 from epp.transport.routes import Routes
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Shared:
 
     options: TransportOptions
     routes: Routes
-    inbound: Inbound
+    inbound: Budget
     links: "set[Link]" = field(default_factory=set)
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the last link goes."""

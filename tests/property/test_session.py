@@ -20,12 +20,12 @@ from epp.extproc.events import (
     ResponseTrailers,
     Schedule,
 )
-from epp.extproc.held import HeldBodies
 from epp.extproc.options import WireOptions
 from epp.extproc.pump import Pump
 from epp.extproc.session import Session
 from epp.extproc.splice import ModelRestorer
 from epp.extproc.usage import UsageWindow
+from epp.model.budget import Budget
 from epp.model.request import RequestHead
 from tests.unit.extproc.stage import (
     REQUEST_TRAILERS,
@@ -115,7 +115,7 @@ MESSAGES = st.one_of(
 
 @given(st.lists(MESSAGES | st.sampled_from(["hold", "release"]), max_size=12))
 def test_no_bytes_make_the_pump_raise_or_account_twice(script):
-    director, outlet, held = StubDirector(), ListOutlet(), HeldBodies(50)
+    director, outlet, held = StubDirector(), ListOutlet(), Budget(50)
     pump = Pump(outlet, director, WireOptions(body_bytes_max=64), held)
     for step in script:
         if step == "hold":
@@ -126,9 +126,9 @@ def test_no_bytes_make_the_pump_raise_or_account_twice(script):
                 director._answer = None
         elif not outlet.closed:
             pump.receive(step)
-        assert 0 <= held.bytes <= 50
+        assert 0 <= held.held <= 50
     pump.end()
-    assert held.bytes == 0
+    assert held.held == 0
     assert outlet.failed is None
     assert sorted(id(one) for one in director.decided) == sorted(id(one) for one, _ in director.finished)
     assert director.first_tokens <= 1

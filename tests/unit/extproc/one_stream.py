@@ -1,8 +1,8 @@
 """One stream driven message by message, for the tests of the pump."""
 
-from epp.extproc.held import HeldBodies
 from epp.extproc.options import WireOptions
 from epp.extproc.pump import Pump
+from epp.model.budget import Budget
 from epp.model.decision import Outcome
 from epp.pb import ext_proc_pb2 as pb
 from tests.unit.extproc.stage import (
@@ -21,7 +21,7 @@ DESTINATION = "x-gateway-destination-endpoint"
 class Stream:
     """One stream, driven message by message."""
 
-    def __init__(self, director: StubDirector | None = None, held: HeldBodies | None = None, **options) -> None:
+    def __init__(self, director: StubDirector | None = None, held: Budget | None = None, **options) -> None:
         self.director = director or StubDirector()
         self.outlet = ListOutlet()
         self.pump = Pump(self.outlet, self.director, WireOptions(**options), held)

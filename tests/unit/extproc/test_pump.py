@@ -5,7 +5,7 @@ import tracemalloc
 import pytest
 
 from epp.errors import BadRequest, NoEndpoint, Overloaded
-from epp.extproc.held import HeldBodies
+from epp.model.budget import Budget
 from epp.model.decision import Outcome
 from epp.pb import ext_proc_pb2 as pb
 from tests.unit.extproc.one_stream import BODY, DESTINATION, Stream, picked, routed
@@ -104,20 +104,20 @@ def test_a_body_over_the_cap_is_refused_and_the_stream_closed():
 
 
 def test_bodies_of_all_streams_have_a_bound_and_make_room_when_they_are_decided_or_gone():
-    held = HeldBodies(20)
+    held = Budget(20)
     first, second = Stream(held=held), Stream(held=held)
     first.say(request_headers(), request_body(b"123456789012"))
     (answer,) = second.say(request_headers(), request_body(b"123456789"))
     assert answer.immediate_response.status.code == 429
     assert dict(set_headers(answer.immediate_response.headers))["retry-after"] == "1"
-    assert held.bytes == 12
+    assert held.held == 12
     assert second.say(request_body(b"1", end=True)) == []
     assert picked(first.say(request_body(b"1234567", end=True))[0])
-    assert held.bytes == 0
+    assert held.held == 0
     gone = Stream(held=held)
     gone.say(request_headers(), request_body(b"12345678901234567890"))
     gone.pump.end()
-    assert held.bytes == 0
+    assert held.held == 0
 
 
 def test_a_body_in_tiny_pieces_is_held_in_little_more_than_its_size():

@@ -17,9 +17,9 @@ from epp.extproc.events import (
     RequestTrailers,
     Schedule,
 )
-from epp.extproc.held import HeldBodies
 from epp.extproc.options import WireOptions
 from epp.extproc.request_side import CONTROL_HEADERS, TRANSITIONS, RequestSide, RequestState
+from epp.model.budget import Budget
 from epp.model.request import RequestHead
 from tests.unit.extproc.stage import decision
 
@@ -48,7 +48,7 @@ LEADS_TO = {
 
 
 def reach(state: RequestState) -> RequestSide:
-    side = RequestSide(WireOptions(), HeldBodies())
+    side = RequestSide(WireOptions(), Budget(1 << 20))
     for event in WAY_TO[state]:
         side.receive(EVENTS[event])
     assert side.state is state
@@ -81,7 +81,7 @@ def test_the_body_is_let_go_of():
 @pytest.mark.parametrize("mode", BodyMode)
 @pytest.mark.parametrize(("method", "body"), [("POST", b""), ("PUT", b""), ("GET", None), ("HEAD", None), ("DELETE", None)])
 def test_a_request_that_ends_with_its_headers(mode, method, body):
-    side = RequestSide(WireOptions(mode_default=mode), HeldBodies())
+    side = RequestSide(WireOptions(mode_default=mode), Budget(1 << 20))
     head = RequestHead(method=method)
     assert side.receive(RequestHeaders(head, True)) == [Schedule(head, body)]
     (answer,) = side.receive(EVENTS[Decided])

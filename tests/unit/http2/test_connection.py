@@ -267,7 +267,7 @@ def test_what_was_under_way_when_we_reset_a_stream_costs_the_peer_nothing():
 
 @pytest.mark.parametrize("late", [frames.frame(DATA, 0, 1, b""), frames.rst_stream(1, Code.CANCEL)])
 def test_what_cannot_all_have_been_under_way_is_a_flood(late):
-    peer = RawPeer(Limits(idle_frames=Rate(burst=3, per_s=0)))
+    peer = RawPeer(Limits(idle_frames=Rate(burst=3, per_s=0), empty_frames=Rate(burst=3, per_s=0)))
     peer.send(peer.headers(1))
     peer.server.reset(1, Code.NO_ERROR)
     assert closed_with(peer.send(late * 6)) is Code.ENHANCE_YOUR_CALM

@@ -282,12 +282,12 @@ def test_incomplete_messages_are_bounded_over_all_connections(serving, run):
             for client, stream in ((one, held), (two, over)):
                 for at in range(0, 60_000, 15_000):
                     client.send(stream, (framed(bytes(90_000)))[at : at + 15_000])
-                await until(lambda: transport._shared.inbound._sum >= 59_995)
+                await until(lambda: transport._shared.inbound.held >= 59_995)
             assert (await two.answer(over)).status == "8"
-            await until(lambda: transport._shared.inbound._sum == 59_995)
+            await until(lambda: transport._shared.inbound.held == 59_995)
             one.h2.reset_stream(held)
             one.flush()
-            await until(lambda: transport._shared.inbound._sum == 0)
+            await until(lambda: transport._shared.inbound.held == 0)
 
     run(main())
 
