@@ -66,10 +66,13 @@ class Stage(World):
         elif what == "rollback":
             with suppress(ConfigError):
                 await self.controller.rollback(how)
-        elif what in {"pin", "unpin"}:
+        elif what == "pin":
+            await self.controller.pin()
+        elif what == "unpin":
             with suppress(ConfigError):
-                await getattr(self.controller, what)()
-                assert self.controller.failure is None or self.controller.failure.hash != self.controller.generations.newest.hash
+                await self.controller.unpin()
+                failure, newest = self.controller.failure, self.controller.generations.newest
+                assert failure is None or failure.hash != newest.hash, "what is followed is not refused"
         elif what == "endpoints":
             self.pool.apply([build_endpoint(index) for index in sorted(how)], self.now_s)
         elif what == "wait":

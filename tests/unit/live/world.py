@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 
 from msgspec.structs import replace
@@ -52,7 +52,7 @@ class World:
         self.events: list[Event] = []
         self.controller.tell(self.events.append)
         self.live = LiveConfig(self.controller, self.assembly.parking)
-        self._running = asyncio.get_running_loop().create_task(self.assembly.subscriptions.run())
+        _run(self.assembly.subscriptions.run())
 
     async def offer(self, text: str) -> None:
         await self.controller.offer(text, "test")
@@ -92,3 +92,13 @@ class World:
     def in_force(self) -> str:
         """The names of the strategies in use, one of a chain before the others."""
         return "+".join(sorted(self.strategies))
+
+
+_RUNNING: set[asyncio.Task] = set()
+"""Tasks of worlds. A loop holds its tasks weakly: of a world that is dropped before its loop ends, one would be destroyed while it waits."""
+
+
+def _run(what: Coroutine) -> None:
+    task = asyncio.get_running_loop().create_task(what)
+    _RUNNING.add(task)
+    task.add_done_callback(_RUNNING.discard)
