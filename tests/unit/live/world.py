@@ -95,7 +95,7 @@ class World:
 
 
 _RUNNING: set[asyncio.Task] = set()
-"""Tasks of worlds. A loop holds its tasks weakly: of a world that is dropped before its loop ends, one would be destroyed while it waits."""
+"""Tasks of worlds. A loop holds its tasks weakly: one of a world that is dropped before its loop ends would be destroyed."""
 
 
 def _run(what: Coroutine) -> None:
