@@ -7,7 +7,7 @@ import msgspec
 from epp.errors import BadRequest
 from epp.model.request import Api, Chat, InferenceRequest, RequestHead
 from epp.parsers.body import Body, decode, dicts, lazy_chat, output_cap
-from epp.parsers.canonical import ABSENT, Canonical, Part
+from epp.parsers.canonical import ABSENT, Bounded, Canonical, Part
 from epp.parsers.chat_form import function_tool, template_options
 
 BILLING: Final = "x-anthropic-billing-header"
@@ -37,7 +37,7 @@ class Message(msgspec.Struct, gc=False):
 class MessagesBody(Body, kw_only=True):
     """The body, as far as routing needs it."""
 
-    messages: list[Message] | None = None
+    messages: Bounded[Message] | None = None
     system: str | list[Part] | None = None
     tools: msgspec.Raw = ABSENT
     max_tokens: int | float | None = None
@@ -87,6 +87,7 @@ def _add_message(canonical: Canonical, message: Message) -> None:
         if not (message.role == "system" and _is_billing(content)):
             canonical.text(content)
         return
+    canonical.count(content)
     for block in content:
         if not (message.role == "system" and _is_billing(block.text)):
             _add(canonical, block)

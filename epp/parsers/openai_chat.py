@@ -7,7 +7,7 @@ import msgspec
 from epp.errors import BadRequest
 from epp.model.request import Api, Chat, InferenceRequest, RequestHead
 from epp.parsers.body import Body, decode, dicts, lazy_chat, output_cap
-from epp.parsers.canonical import ABSENT, Canonical, Part
+from epp.parsers.canonical import ABSENT, Bounded, Canonical, Part
 from epp.parsers.chat_form import function_tool, template_options
 
 
@@ -26,7 +26,7 @@ class Message(msgspec.Struct, gc=False):
 class ChatBody(Body, kw_only=True):
     """The body, as far as routing needs it."""
 
-    messages: list[Message] | None = None
+    messages: Bounded[Message] | None = None
     tools: msgspec.Raw = ABSENT
     max_completion_tokens: int | float | None = None
     max_tokens: int | float | None = None

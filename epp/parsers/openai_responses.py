@@ -8,7 +8,7 @@ import msgspec
 from epp.errors import BadRequest
 from epp.model.request import Api, Chat, InferenceRequest, RequestHead
 from epp.parsers.body import Body, decode, dicts, lazy_chat, output_cap
-from epp.parsers.canonical import ABSENT, Canonical, Part, is_present
+from epp.parsers.canonical import ABSENT, Bounded, Canonical, Part, is_present
 from epp.parsers.chat_form import function_tool, template_options
 
 
@@ -29,7 +29,7 @@ class Item(msgspec.Struct, gc=False):
 class ResponsesBody(Body, kw_only=True):
     """The body, as far as routing needs it."""
 
-    input: str | list[Item] | None = None
+    input: str | Bounded[Item] | None = None
     instructions: str | None = None
     tools: msgspec.Raw = ABSENT
     previous_response_id: str | None = None

@@ -7,7 +7,7 @@ import numpy as np
 from msgspec import Meta
 
 from epp.errors import BadRequest
-from epp.parsers.canonical import MESSAGE
+from epp.parsers.canonical import ITEMS_MAX, MESSAGE
 
 TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 PlainPrompt = str | list[str | TokenId | list[TokenId]]
@@ -24,13 +24,15 @@ def read_prompt(prompt: PlainPrompt | None, missing: str) -> tuple[bytes, tuple[
         missing: the sentence for a prompt that is absent or empty.
 
     Raises:
-        BadRequest: there is no prompt, or kinds are mixed in one list.
+        BadRequest: there is no prompt, there are too many, or kinds are mixed in one list.
     """
     if isinstance(prompt, str):
         return prompt.encode(), None
     if not prompt:
         raise BadRequest(missing)
     kinds = set(map(type, prompt))
+    if kinds != {int} and len(prompt) > ITEMS_MAX:
+        raise BadRequest(f"invalid request: more than {ITEMS_MAX} prompts")
     if kinds == {str}:
         return MESSAGE.join([text.encode() for text in cast("list[str]", prompt)]), None
     if kinds == {int}:
