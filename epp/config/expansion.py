@@ -36,6 +36,10 @@ PREFIX_READERS = frozenset(
 """Types that ask a prefix producer; the default one is added for them."""
 READS = "prefixMatchInfoProducerName"
 """Parameter by which they say which one; the reference makes the approximate one where it is named and not listed."""
+LAST_RESORT_SHARE = 0.05
+"""`firstShare` of a hash that is asked about prompts which `approximate` has never sent anywhere. They are mostly new: to believe
+half of each cached at home, where no server reports otherwise, would send them past idle endpoints. So little decides between
+equals."""
 LOADS = {
     "marginal-cost": (("marginal-cost-scorer", 1.0),),
     "llm-d": (("queue-scorer", 2.0), ("kv-cache-utilization-scorer", 2.0), ("prefix-cache-scorer", 3.0)),
@@ -169,6 +173,8 @@ def _strategy_plugins(strategy: Strategy) -> list[PluginSpec]:
             raise ConfigError(
                 f"{name!r} is not in the chain", f"strategy.{'consistentHash' if name == 'consistent-hash' else name}"
             )
+    if "consistent-hash" in strategy.chain[1:] and "approximate" in strategy.chain[: strategy.chain.index("consistent-hash")]:
+        parameters["consistent-hash"] = {"firstShare": LAST_RESORT_SHARE, **(strategy.consistent_hash or {})}
     plugins = [PluginSpec(type=PRODUCERS[name], parameters=parameters[name]) for name in strategy.chain]
     if len(plugins) > 1:
         plugins.append(PluginSpec(type=CHAIN, parameters={"chain": [plugin.label for plugin in plugins]}))

@@ -55,7 +55,7 @@ class Columns:
     rate: FloatColumn
     """Ours: prefill rate learned from first tokens, tokens per second, already cut by its safety factor; never 0."""
     speed: FloatColumn
-    """Ours: the same with the fixed cost of a request counted in as tokens: what endpoints are compared by. Never 0."""
+    """Ours: the same with the fixed cost of a request counted in as tokens: what endpoints are compared by; 0 while unknown."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -34,6 +34,9 @@ RATE_PRIOR_TOKENS = 1_000.0
 REQUEST_TOKENS = 256.0
 """What a request costs beside its tokens, in tokens: some 10 ms of front-end and scheduling, at 25 tokens a millisecond. Speeds
 are compared with it counted in, or an endpoint that serves mostly cached prompts would look slow for having little to compute."""
+SPEED_SAMPLES = 8.0
+"""First tokens before an endpoint has a speed. One may have waited for another's whole prefill; and an endpoint that nobody asked
+anything must not look slow, or nobody ever will."""
 RATE_MIN = 1.0
 """Tokens per second; keeps divisions safe."""
 UTILIZATION_MEMORY_S = 3.0
@@ -59,7 +62,7 @@ class _Account:
     """The ledger of one endpoint. A slot's next owner gets a new one; whoever still holds the old one changes nothing."""
 
     __slots__ = (
-        "first_token_s", "ghost_tokens", "ghosts", "head_since_s", "listed", "open", "queue", "queue_tokens",
+        "first_token_s", "ghost_tokens", "ghosts", "head_since_s", "listed", "open", "prior", "queue", "queue_tokens",
         "rate", "rate_s", "rate_samples", "rate_tokens", "requests", "slot", "speed", "tokens",
     )  # fmt: skip
 
@@ -81,10 +84,9 @@ class _Account:
         self.first_token_s = -math.inf
         """When the last first token came."""
         self.rate = RATE_DEFAULT
-        self.rate_tokens = RATE_PRIOR_TOKENS
-        self.rate_s = RATE_PRIOR_TOKENS * RATE_SAFETY / RATE_DEFAULT
-        self.rate_samples = 0.0
-        self.speed = RATE_DEFAULT
+        self.rate_tokens = self.rate_s = self.rate_samples = 0.0
+        self.prior = RATE_PRIOR_TOKENS
+        self.speed = 0.0
 
     def is_head(self, handle: int) -> bool:
         """Whether the engine should be working on this request."""
@@ -95,9 +97,12 @@ class _Account:
         self.rate_tokens = self.rate_tokens * RATE_DECAY + booking.own
         self.rate_s = self.rate_s * RATE_DECAY + now_s - max(self.first_token_s, booking.since_s)
         self.rate_samples = self.rate_samples * RATE_DECAY + 1.0
-        second = max(self.rate_s, 1e-9)
-        self.rate = max(RATE_MIN, RATE_SAFETY * self.rate_tokens / second)
-        self.speed = max(RATE_MIN, RATE_SAFETY * (self.rate_tokens + REQUEST_TOKENS * self.rate_samples) / second)
+        self.prior *= RATE_DECAY
+        prior_s = self.prior * RATE_SAFETY / RATE_DEFAULT
+        self.rate = max(RATE_MIN, RATE_SAFETY * (self.rate_tokens + self.prior) / (self.rate_s + prior_s))
+        if self.rate_samples >= SPEED_SAMPLES:
+            worked = self.rate_tokens + REQUEST_TOKENS * self.rate_samples
+            self.speed = max(RATE_MIN, RATE_SAFETY * worked / max(self.rate_s, 1e-9))
 
     def join(self, handle: int, booking: _Booking) -> None:
         """Put a request at the end of the queue."""
@@ -151,7 +156,6 @@ class Ledger:
         """Running mean of `own`; 0 before the first request."""
         self._columns = columns
         self._columns.rate[:] = RATE_DEFAULT
-        self._columns.speed[:] = RATE_DEFAULT
         self._accounts: dict[int, _Account] = {}
         self._bookings: dict[int, _Booking] = {}
         self._handle = 0

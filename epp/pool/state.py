@@ -189,7 +189,7 @@ class PoolState:
         assert len(snapshot.columns.live) == len(self._endpoints) <= self.slots_max
         empty = np.flatnonzero(~self._store.live)
         for field in fields(Columns):
-            idle = {"rate": RATE_DEFAULT, "speed": RATE_DEFAULT, "scraped_s": -np.inf}.get(field.name, 0)
+            idle = {"rate": RATE_DEFAULT, "scraped_s": -np.inf}.get(field.name, 0)
             assert (getattr(self._store, field.name)[empty] == idle).all(), field.name
 
     def _at(self, slot: int) -> Endpoint:
@@ -215,7 +215,7 @@ class PoolState:
         self.newcomers.go(slot)
         self._adapters.update(slot, Sample())
         for field in fields(Columns):
-            if field.name not in {"rate", "speed"}:  # the ledger has just reset them
+            if field.name != "rate":  # the ledger has just reset it
                 getattr(self._store, field.name)[slot] = 0
         self._store.scraped_s[slot] = -np.inf
         for callback in self._forget:

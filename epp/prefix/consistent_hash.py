@@ -34,8 +34,10 @@ from epp.prefix.strategy import HEALTHY, Health, Size
 NAME = "consistent-hash"
 CHOICES_MAX = 8
 """Of the permutation, so many are believed to hold anything."""
-FIRST_SHARES = 0.5 * 0.25 ** np.arange(CHOICES_MAX)
-"""What each place in the order is believed to hold before anybody reported."""
+FIRST_SHARE = 0.5
+"""What the home is believed to hold before anybody reported."""
+FIRST_FALL = 0.25 ** np.arange(CHOICES_MAX)
+"""The same of each place in the order, as shares of the home's."""
 FIRST_SHARES_TOKENS = 20_000
 """How many tokens' worth of reports that guess counts for."""
 LEAST_SHARES = 0.05 * 0.5 ** np.arange(CHOICES_MAX)
@@ -56,6 +58,8 @@ class ConsistentHash:
         load_factor: c of the bound, at least 1.
         floor: requests an endpoint may have whatever the bound.
         key_depth_bytes: depth of the key, rounded up to a block; None for one that adapts.
+        first_share: what the home is believed to hold before servers report. Little behind a strategy that has seen every prompt
+            and does not know this one.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class ConsistentHash:
         load_factor: float = LOAD_FACTOR,
         floor: int = LOAD_FLOOR,
         key_depth_bytes: int | None = None,
+        first_share: float = FIRST_SHARE,
     ) -> None:
         self._blocks = blocks
         self._load_factor = load_factor
@@ -72,8 +77,8 @@ class ConsistentHash:
         self._key_blocks = None if key_depth_bytes is None else bisect_left(blocks.ends, key_depth_bytes) - 1
         self._hot = HotPrefixes()
         self._prompt_tokens = np.full(CHOICES_MAX, float(FIRST_SHARES_TOKENS))
-        self._cached_tokens = FIRST_SHARES * FIRST_SHARES_TOKENS
-        self._shares = FIRST_SHARES * STEP
+        self._cached_tokens = first_share * FIRST_FALL * FIRST_SHARES_TOKENS
+        self._shares = first_share * FIRST_FALL * STEP
 
     @property
     def name(self) -> str:

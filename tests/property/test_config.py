@@ -16,7 +16,7 @@ NAMES = st.sampled_from(["a", "b", "queue-scorer", "approx-prefix-cache-producer
 TYPES = st.sampled_from(sorted({*REGISTRY.types, "latency-scorer", "nothing"}))
 VALUES = st.none() | st.booleans() | st.integers(-5, 10**6) | st.floats(allow_nan=False, allow_infinity=False) | NAMES
 PARAMETERS = st.dictionaries(
-    st.sampled_from(["maxNumOfEndpoints", "stall", "chain", "path", "x"]), VALUES | st.lists(NAMES), max_size=2
+    st.sampled_from(["maxNumOfEndpoints", "decode", "chain", "path", "x"]), VALUES | st.lists(NAMES), max_size=2
 )
 REF = st.fixed_dictionaries({"pluginRef": NAMES | TYPES})
 PLUGINS = st.lists(st.fixed_dictionaries({"type": TYPES}, optional={"name": NAMES, "parameters": PARAMETERS}), max_size=5)

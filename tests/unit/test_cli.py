@@ -83,7 +83,7 @@ def test_effective_shows_what_the_short_form_expands_to(tmp_path, capsys):
     assert main(["config", "show", "--effective", file]) == 0
     effective = capsys.readouterr().out
     assert "marginal-cost-scorer" in effective
-    assert "stall: 0.5" in effective
+    assert "decode: 0.1" in effective
     assert main(["config", "check", write(tmp_path, effective)]) == 0
 
 

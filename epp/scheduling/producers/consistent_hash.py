@@ -6,7 +6,7 @@ from msgspec import Meta
 
 from epp.model.request import BYTES_PER_TOKEN
 from epp.prefix.blocks import BLOCK_GROWTH, PROMPT_BYTES_MAX, shared_blocks
-from epp.prefix.consistent_hash import ConsistentHash
+from epp.prefix.consistent_hash import FIRST_SHARE, ConsistentHash
 from epp.prefix.ring import LOAD_FACTOR, LOAD_FLOOR
 from epp.scheduling.api import Producer
 
@@ -22,6 +22,10 @@ class ConsistentHashProducer(Producer, frozen=True):
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="Bytes of the prompt that make the key, rounded up to a block; null: until few others share it."),
     ] = None
+    first_share: Annotated[
+        float,
+        Meta(gt=0, le=1, description="Share of a prompt that its home is believed to hold until servers report cached tokens."),
+    ] = FIRST_SHARE
     block_size_tokens: Annotated[int, Meta(ge=1, le=65536, description="Size of the first blocks, in tokens of 4 bytes.")] = 16
     block_growth: Annotated[
         float, Meta(ge=0, le=1, description="Size of a later block as a share of the prompt before it; 0: all blocks are equal.")
@@ -35,4 +39,10 @@ class ConsistentHashProducer(Producer, frozen=True):
         blocks = shared_blocks(
             self.block_size_tokens * BYTES_PER_TOKEN, self.block_growth, self.max_prefix_tokens_to_match * BYTES_PER_TOKEN
         )
-        return ConsistentHash(blocks, load_factor=self.load_factor, floor=self.load_floor, key_depth_bytes=self.key_depth_bytes)
+        return ConsistentHash(
+            blocks,
+            load_factor=self.load_factor,
+            floor=self.load_floor,
+            key_depth_bytes=self.key_depth_bytes,
+            first_share=self.first_share,
+        )

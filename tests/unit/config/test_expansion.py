@@ -30,6 +30,16 @@ def test_nothing_is_approximate_then_hash_with_marginal_cost():
     assert config.strategy is None
 
 
+def test_a_hash_behind_approximate_believes_little_unless_told():
+    def shares(text: str):
+        return [(plugin.parameters or {}).get("firstShare") for plugin in expand(load(text)).plugins if "hash" in plugin.type]
+
+    assert shares("") == shares("strategy: {chain: [accurate, approximate, consistent-hash]}") == [0.05]
+    assert shares("strategy: {consistentHash: {firstShare: 0.4}}") == [0.4]
+    assert shares("strategy: {chain: [accurate, consistent-hash]}") == [None]
+    assert shares("strategy: {chain: [consistent-hash, approximate]}") == [None]
+
+
 def test_a_chain_of_one_needs_no_chain():
     config = expand(load("strategy: {chain: [accurate], accurate: {a: 1}, tokenizer: {tokenizer: t.json}}"))
     assert types(config)[:2] == ["precise-prefix-cache-producer", "token-producer"]

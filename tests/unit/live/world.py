@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from msgspec.structs import replace
@@ -65,7 +65,10 @@ class World:
         await self.controller.tick()
 
     def ask(self, content: str = "x" * 4000, headers: Mapping[str, str] | None = None) -> Decision:
-        body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": content}]}).encode()
+        return self.ask_chat([{"role": "user", "content": content}], headers)
+
+    def ask_chat(self, messages: Sequence[Mapping[str, str]], headers: Mapping[str, str] | None = None) -> Decision:
+        body = json.dumps({"model": "tiny", "messages": messages}).encode()
         answers: list = []
         self.assembly.director.schedule(replace(CHAT, headers=headers or {}), body, answers.append)
         return answers[0]

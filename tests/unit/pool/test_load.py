@@ -90,6 +90,16 @@ def test_rate_comes_close_to_the_truth_and_stays_below(ledger, columns):
     assert columns.rate[A] == pytest.approx(0.8 * 3000.0, rel=0.02)
 
 
+def test_an_endpoint_that_was_asked_little_has_no_speed(ledger, columns):
+    for number in range(9):
+        assert columns.speed[A] == 0
+        handle = ledger.reserve(A, 1000.0, float(number))
+        ledger.first_token(handle, number + 0.1)
+        ledger.release(handle, number + 0.1)
+    assert columns.speed[A] == pytest.approx(0.8 * 1256 / 0.1, rel=0.01)
+    assert columns.speed[B] == 0
+
+
 def test_equal_endpoints_have_equal_speeds_whatever_is_asked_of_them(ledger, columns):
     """A serves cached prompts, B long ones; both take 10 ms for a request and a millisecond for 25 tokens."""
     now = 0.0

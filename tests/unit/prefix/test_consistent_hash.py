@@ -12,7 +12,7 @@ from epp.model.match import Match
 from epp.model.request import InferenceRequest
 from epp.model.snapshot import Snapshot
 from epp.prefix.blocks import Blocks
-from epp.prefix.consistent_hash import CHOICES_MAX, FIRST_SHARES, LEAST_SHARES, NAME, ConsistentHash
+from epp.prefix.consistent_hash import CHOICES_MAX, FIRST_FALL, FIRST_SHARE, LEAST_SHARES, NAME, ConsistentHash
 from epp.prefix.strategy import HEALTHY
 from epp.testing.builders import build_endpoint, build_request, build_snapshot
 
@@ -47,8 +47,8 @@ def strategy() -> ConsistentHash:
 
 def test_it_names_a_home_and_believes_less_of_each_next_choice(strategy):
     found = ask(strategy, build_request(text(1)))
-    assert (found.source, found.total, found.certainty, found.reason) == (NAME, 1000, FIRST_SHARES[0], "")
-    assert sorted(found.tokens.tolist(), reverse=True) == pytest.approx(1000 * FIRST_SHARES, rel=1e-4)
+    assert (found.source, found.total, found.certainty, found.reason) == (NAME, 1000, FIRST_SHARE, "")
+    assert sorted(found.tokens.tolist(), reverse=True) == pytest.approx(1000 * FIRST_SHARE * FIRST_FALL, rel=1e-4)
 
 
 def test_of_many_endpoints_only_a_few_are_believed_to_hold_anything(strategy):
@@ -250,7 +250,7 @@ def test_each_place_of_the_order_is_believed_what_is_reported_of_it(strategy):
     for _ in range(400):
         report(strategy, place=0, usage=Usage(prompt_tokens=1000, cached_tokens=900))
         report(strategy, place=1, usage=Usage(prompt_tokens=1000, cached_tokens=600))
-    assert strategy.shares[:3] == pytest.approx([0.9, 0.6, FIRST_SHARES[2]], abs=0.02)
+    assert strategy.shares[:3] == pytest.approx([0.9, 0.6, FIRST_SHARE * FIRST_FALL[2]], abs=0.02)
 
 
 def test_the_order_stays_strict_whatever_is_reported(strategy):

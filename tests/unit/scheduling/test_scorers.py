@@ -85,7 +85,7 @@ def test_lora_affinity_prefers_active_then_room_then_waiting():
 
 
 class TestMarginalCost:
-    """cost = (backlog + own / (1 - utilization)) / speed * (1 + stall * decoding / (mean decoding + 1))."""
+    """cost = (backlog + own / (1 - utilization) + decode * prompt * decoding) / speed."""
 
     def cost(self, snapshot, *, prompt=1000, match=None, now_s=NOW_S, **parameters):
         return MarginalCostScorer(**parameters).cost(build_request(prompt), build_view(snapshot, match, now_s=now_s)).tolist()
@@ -108,14 +108,24 @@ class TestMarginalCost:
         assert self.cost(idle, match=match) == [800, 1000]
         assert self.cost(busy, match=match) == [1700, 4000]
 
-    def test_who_decodes_is_delayed_by_my_prefill(self):
+    def test_who_generates_there_shares_every_step_with_me(self):
         snapshot = build_snapshot(2, requests=[4, 0], decoding=[4, 0])
-        assert self.cost(snapshot) == pytest.approx([1000 * (1 + 0.5 * 4 / 3), 1000])
-        assert self.cost(snapshot, stall=0.0) == [1000, 1000]
+        assert self.cost(snapshot) == pytest.approx([1000 + 0.1 * 1000 * 4, 1000])
+        assert self.cost(snapshot, decode=0.0) == [1000, 1000]
+
+    def test_a_cached_prompt_outweighs_ten_that_generate_and_no_more(self):
+        for decoding, home in ((9, 0), (11, 1)):
+            snapshot = build_snapshot(2, requests=[decoding, 0], decoding=[decoding, 0])
+            assert np.argmin(self.cost(snapshot, match=build_match([1000, 0], 1000))) == home
 
     def test_a_clearly_faster_endpoint_is_cheaper_but_noise_is_not_speed(self):
         assert self.cost(build_snapshot(2, speed=[10_000, 30_000])) == pytest.approx([2000, 1000 / 1.5])
         assert self.cost(build_snapshot(2, speed=[9_000, 17_000])) == [1000, 1000]
+
+    def test_an_endpoint_that_nobody_has_asked_yet_is_as_fast_as_the_others(self):
+        assert self.cost(build_snapshot(3, speed=[0, 20_000, 30_000])) == [1000, 1000, 1000]
+        assert self.cost(build_snapshot(3, speed=[0, 10_000, 30_000])) == pytest.approx([1000, 2000, 1000 / 1.5])
+        assert self.cost(build_snapshot(2, speed=[0, 0])) == [1000, 1000]
 
     def test_requests_that_bypass_the_picker_count(self):
         assert self.cost(build_snapshot(2, foreign=[250, 0])) == [1250, 1000]
