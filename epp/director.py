@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from epp.config.sections import SlowStart
 from epp.errors import NoEndpoint, Overloaded, RequestError
 from epp.model.decision import Decision, Outcome
-from epp.model.match import IntColumn, Match
+from epp.model.match import Match
 from epp.model.request import Api, InferenceRequest, RequestHead, prompt_tokens
 from epp.model.snapshot import Snapshot
 from epp.objectives.objectives import Objectives
@@ -80,6 +80,10 @@ class Routing:
     """How endpoints that have just come are held back."""
     tokenizer: Tokenizer | None = None
     """Asked when a strategy needs token ids and the request does not carry them."""
+
+    def profile(self, request: InferenceRequest) -> Profile:
+        """Return the profile that a request runs through."""
+        return self.profiles[self.handler.choose(request, tuple(self.profiles))]
 
 
 class _Flight(Struct, kw_only=True):
@@ -166,8 +170,8 @@ class Director:
             return None
         try:
             if head.priority < 0:
-                self._admit(head, start_s)
-        except RequestError as error:
+                self._admit(request, start_s)
+        except Exception as error:  # noqa: BLE001 - of a plugin, as below
             self._refuse(request, error, answer)
             return None
         tokenizer = self.routing.tokenizer
@@ -217,36 +221,39 @@ class Director:
         span = find_model_span(body) if target != request.model else None
         return replace(request, target_model=target, rewrite=rewrite, model_span=span)
 
-    def _admit(self, head: RequestHead, now_s: float) -> None:
-        """Refuse a request that may be shed while the pool is saturated, before a tokenizer or a strategy works for it."""
-        snapshot = self._pool.snapshot(now_s)
-        view = View(snapshot, self._candidates(head, snapshot, now_s), {}, now_s)
-        if self.routing.detector.saturation(view) >= 1.0:
+    def _admit(self, request: InferenceRequest, now_s: float) -> None:
+        """Refuse a request that may be shed while who can take it is saturated, before a tokenizer or a strategy works for it."""
+        routing = self.routing
+        self._ledger.advance(now_s)
+        profile = routing.profile(request)
+        view = profile.usable(request, self._candidates(request, profile, now_s))
+        if len(view) and routing.detector.saturation(view) >= 1.0:  # nobody at all: the profile says so, and by which filter
             message = "system saturated, sheddable request dropped"
             raise Overloaded(message, reason="rejected-saturated", retry_after_s=SHED_RETRY_AFTER_S)
 
-    def _candidates(self, head: RequestHead, snapshot: Snapshot, now_s: float) -> IntColumn:
-        """Return the slots that a request may go to, at least one."""
-        subset = None if self._ignore_subset else head.subset
-        slots = self._outliers.narrow(self._pool.candidates(snapshot, subset), now_s, snapshot.columns.scraped_s)
+    def _candidates(self, request: InferenceRequest, profile: Profile, now_s: float) -> View:
+        """Return the candidates of a request, at least one: without suspects, unless they alone are usable by its profile."""
+        snapshot = self._pool.snapshot()
+        slots = self._pool.candidates(snapshot, None if self._ignore_subset else request.head.subset)
         if not len(slots):
             raise NoEndpoint("failed to find endpoint candidates for serving the request", reason="rejected-no-endpoints")
-        return slots
+        trusted = self._outliers.narrow(slots, now_s, snapshot.columns.scraped_s)
+        return profile.narrow(request, View(snapshot, slots, {}, now_s), to=trusted)
 
     def _answer(self, request: InferenceRequest, start_s: float, size: int, answer: Answer) -> None:
         try:
             decision = self._decide(request)
-        except RequestError as error:
+        except Exception as error:  # noqa: BLE001 - of a plugin, which may be a stranger's: it costs this request its endpoint
             self._refuse(request, error, answer)
-            return
-        except Exception:  # noqa: BLE001 - of a plugin, which may be a stranger's: it costs this request its endpoint, and shows
-            _log.exception("a request could not be scheduled")
-            self._refuse(request, RequestError("internal error"), answer)
             return
         self._observer.decided(decision, duration_s=self._clock() - start_s, body_bytes=size)
         answer(decision)
 
-    def _refuse(self, request: InferenceRequest, error: RequestError, answer: Answer) -> None:
+    def _refuse(self, request: InferenceRequest, error: Exception, answer: Answer) -> None:
+        """Answer with the error; with one that tells the client nothing, where it is not of ours."""
+        if not isinstance(error, RequestError):
+            _log.error("a request could not be scheduled", exc_info=error)
+            error = RequestError("internal error")
         self._observer.rejected(request, error)
         answer(error)
 
@@ -254,10 +261,12 @@ class Director:
         """Match, schedule and reserve, with nothing in between that could let another request in."""
         routing, now_s = self.routing, self._clock()
         self._ledger.advance(now_s)
-        snapshot = self._pool.snapshot()
-        slots = self._candidates(request.head, snapshot, now_s)
+        profile = routing.profile(request)
+        view = self._candidates(request, profile, now_s)
         if routing.slow_start.window_ms:
-            slots = self._pool.newcomers.narrow(slots, now_s, routing.slow_start, self._random.random())
+            rest = self._pool.newcomers.narrow(view.slots, now_s, routing.slow_start, self._random.random())
+            view = profile.narrow(request, view, to=rest)
+        snapshot, slots = view.snapshot, view.slots
         keys: dict[str, object] = {}
         matches: dict[str, Match | None] = {}
         for name, strategy in routing.strategies.items():
@@ -266,7 +275,6 @@ class Director:
         for name, strategy in routing.asked.items():
             matches[name] = strategy.match(strategy.prepare(request), request, snapshot, slots)
         matches[""] = found = matches.get(routing.default)
-        profile = routing.profiles[routing.handler.choose(request, tuple(routing.profiles))]
         chosen, sheet = profile.run(request, View(snapshot, slots, matches, now_s), self._random)
         picked: list[int] = chosen.tolist()
         slot = picked[0]

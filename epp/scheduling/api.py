@@ -154,7 +154,10 @@ class Filter(Plugin, frozen=True):
     """Narrows the candidates."""
 
     def keep(self, request: InferenceRequest, view: View) -> BoolColumn:
-        """Return, for each candidate, whether it stays."""
+        """Return, for each candidate, whether it stays.
+
+        Also asked before the prompt is matched, to find out who can take the request at all: one that prefers keeps everybody then.
+        """
         raise NotImplementedError
 
 

@@ -35,6 +35,9 @@ class Profile:
         Cost: a few microseconds per plugin, whatever the number of candidates.
         """
         left, steps = self._filter(request, view)
+        if not len(left):
+            message = f"no endpoints available for the given request ({steps[-1].name} left none)"
+            raise Overloaded(message, reason="rejected-saturated")
         scores: list[ScoreStep] = []
         totals: FloatColumn | None = None
         for name, weight, scorer in self.scorers:
@@ -59,12 +62,27 @@ class Profile:
         )
         return picked, sheet
 
+    def usable(self, request: InferenceRequest, view: View) -> View:
+        """Return the candidates that the filters leave, perhaps nobody. Cost: what the filters cost.
+
+        Before the prompt is matched, filters that prefer who holds it keep everybody, and what is left is who can take the request.
+        """
+        return self._filter(request, view)[0]
+
+    def narrow(self, request: InferenceRequest, view: View, *, to: IntColumn) -> View:
+        """Return the view of the slots `to`, or the view as it is when none of those is usable. Free when they are its own."""
+        if to is view.slots:
+            return view
+        fewer = View(view.snapshot, to, view.matches, view.now_s)
+        return fewer if len(self.usable(request, fewer)) else view
+
     def _filter(self, request: InferenceRequest, view: View) -> tuple[View, list[FilterStep]]:
+        """Return who is left, and the steps up to the filter that left nobody, if one did."""
         steps: list[FilterStep] = []
         for name, plugin in self.filters:
             before = view.slots
             view = view.narrow(plugin.keep(request, view))
             steps.append(FilterStep(name=name, before=before, after=view.slots))
             if not len(view):
-                raise Overloaded(f"no endpoints available for the given request ({name} left none)", reason="rejected-saturated")
+                break
         return view, steps

@@ -140,7 +140,7 @@ BACKLOG = Series("epp_endpoint_backlog_tokens", "gauge", "Uncached prompt tokens
 RATE = Series("epp_endpoint_prefill_tokens_per_second", "gauge", "Learned prefill rate, after its safety factor.", _ENDPOINT)
 SCRAPE_AGE = Series("epp_endpoint_scrape_age_seconds", "gauge", "Age of the scraped values.", _ENDPOINT)
 UTILIZATION = Series("epp_pool_utilization_ratio", "gauge", "Share of recent time with prefill backlog.", _POOL)
-SATURATION = Series("epp_pool_saturation", "gauge", "How full; from 1 on, requests of negative priority are refused.", _POOL)
+SATURATION = Series("epp_pool_saturation", "gauge", "How full all endpoints together are; 1 is full.", _POOL)
 POLL_ERRORS = Series("llm_d_epp_datalayer_poll_errors_total", "counter", "Metrics pages that could not be read.", ("source_type",))
 SCRAPE_ERRORS = Series("epp_scrape_errors_total", "counter", "The same, by cause.", ("cause",))
 
