@@ -48,6 +48,8 @@ class Columns:
     """Ours: requests not yet over whose first token has come, as far as we see it (in lean mode we do not)."""
     foreign: FloatColumn
     """Requests seen waiting at the last scrape beyond those `backlog_count` then stood for, as average prompts, in tokens."""
+    foreign_decoding: FloatColumn
+    """Requests seen running at the last scrape beyond those that `decoding` and `backlog_count` then stood for."""
     head_tokens: FloatColumn
     """Ours: `own` of the request at the head of the prefill queue; 0 when there is none."""
     head_since_s: FloatColumn

@@ -160,6 +160,8 @@ class PoolState:
             store.foreign[slot] = max(0.0, sample.waiting - store.backlog_count[slot]) * ledger.average_own
         if sample.running is not None:
             store.running[slot] = sample.running
+            ours = store.decoding[slot] + store.backlog_count[slot]
+            store.foreign_decoding[slot] = max(0.0, sample.running - ours)  # other pickers', and those we no longer watch
         if sample.kv_usage is not None:
             store.kv_usage[slot] = sample.kv_usage
         if sample.block_tokens is not None:
@@ -174,7 +176,7 @@ class PoolState:
 
         The scraped values themselves stay, with the time they were read.
         """
-        self._store.foreign[slot] = 0.0
+        self._store.foreign[slot] = self._store.foreign_decoding[slot] = 0.0
 
     def check(self) -> None:
         """Assert what must hold between any two calls; for tests."""

@@ -106,9 +106,10 @@ class View:
         return self.take(columns.backlog - drained + columns.foreign)
 
     @property
-    def decoding(self) -> IntColumn:
-        """Requests we sent there whose first token has come, as far as we see it (in lean mode we do not)."""
-        return self.take(self.snapshot.columns.decoding)
+    def decoding(self) -> FloatColumn:
+        """Requests that generate there: those whose first token we saw, and what else was running at the last scrape."""
+        columns = self.snapshot.columns
+        return self.take(columns.decoding + columns.foreign_decoding)
 
     @property
     def rate(self) -> FloatColumn:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.bench.virtual_routing import CONFIGS, Cell, main, run
+from tests.bench.virtual_routing import CONFIGS, Cell, Setting, main, run
 
 SECONDS = 12.0
 
@@ -21,14 +21,21 @@ def test_one_system_prompt_does_not_gather_all_decodes_in_one_place(workload, rp
 @pytest.mark.parametrize("reports", [True, False])
 @pytest.mark.parametrize(("workload", "rps"), [("chat", 25), ("groups", 20), ("summaries", 14)])
 def test_the_default_is_no_worse_than_the_reference_weights(workload, rps, reports):
-    default, reference = cell("default", workload, rps, reports=reports), cell("llm-d", workload, rps, reports=reports)
+    default, reference = (
+        cell("default", workload, rps, setting=Setting(reports=reports)),
+        cell("llm-d", workload, rps, setting=Setting(reports=reports)),
+    )
     assert default.first_s.mean() < 1.02 * reference.first_s.mean()
     assert default.end_s.mean() < 1.05 * reference.end_s.mean()
 
 
+def test_decodes_count_where_the_picker_sees_no_answers():
+    assert cell("default", "assistant", 25, setting=Setting(lean=True)).busiest < 0.3
+
+
 def test_what_no_server_reports_is_not_believed_cached_for_ever():
     """Prompts that share nothing go where there is least to do, as if there were no hash behind `approximate`."""
-    default, alone = (cell(config, "summaries", 14, reports=False) for config in ("default", "approximate"))
+    default, alone = (cell(config, "summaries", 14, setting=Setting(reports=False)) for config in ("default", "approximate"))
     assert default.first_s.mean() < 1.05 * alone.first_s.mean()
 
 

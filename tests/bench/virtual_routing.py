@@ -9,13 +9,13 @@ import asyncio
 import heapq
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import count
+from dataclasses import dataclass, field, replace
+from itertools import count, cycle
 from random import Random
 
 import numpy as np
 
-from epp.model.decision import Decision, Outcome, Usage
+from epp.model.decision import Outcome, Usage
 from epp.pool.engines import Sample
 from epp.testing.block_cache import BlockCache
 from epp.testing.engine import Pace, StepEngine
@@ -29,7 +29,6 @@ BLOCK_TOKENS = 16
 BLOCKS = 446_000 // BLOCK_TOKENS
 """What vLLM has for an 8B model on a GPU of 80 GB."""
 SCRAPE_S = 0.2
-H100 = Pace()
 
 Build = Callable[[Random, int], list[Conversation]]
 
@@ -70,15 +69,32 @@ class Cell:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What a fleet is like, beside its configuration."""
+
+    pace: Pace = field(default_factory=Pace)
+    """The engines'."""
+    reports: bool = True
+    """Whether servers report cached tokens."""
+    lean: bool = False
+    """Whether the picker sees nothing of the answers."""
+    pickers: int = 1
+    """How many share the requests, and know nothing of each other."""
+
+
+H100S = Setting()
+
+
 class _Fleet:
     """Engines, a director, and conversations on one clock."""
 
-    def __init__(self, config: str, conversations: Sequence[Conversation], *, pace: Pace, reports: bool) -> None:
-        self._world = World(config, endpoints=SERVERS)
-        self._engines = [StepEngine(BlockCache(blocks=BLOCKS, block_tokens=BLOCK_TOKENS), pace) for _ in range(SERVERS)]
-        self._reports = reports
-        start_s = self._world.now_s
-        self._order = count()
+    def __init__(self, config: str, conversations: Sequence[Conversation], setting: Setting) -> None:
+        self._worlds = [World(config, endpoints=SERVERS) for _ in range(setting.pickers)]
+        self._engines = [StepEngine(BlockCache(blocks=BLOCKS, block_tokens=BLOCK_TOKENS), setting.pace) for _ in range(SERVERS)]
+        self._setting = setting
+        self._now_s = start_s = self._worlds[0].now_s
+        self._order, self._next = count(), cycle(self._worlds)
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._open = len(conversations)
         self.done: list[tuple[float, float, float]] = []
@@ -89,14 +105,12 @@ class _Fleet:
             self._at(turns[0].at_s, lambda turns=turns, messages=messages: self._send(turns, messages))
         self._scrape()
 
-    @property
-    def _now_s(self) -> float:
-        return self._world.now_s
-
     def run(self) -> Cell:
         while self._open:
             times = [engine.next_s for engine in self._engines if engine.next_s is not None]
-            self._world.now_s = min([*times, self._due[0][0]])
+            self._now_s = min([*times, self._due[0][0]])
+            for world in self._worlds:
+                world.now_s = self._now_s
             while self._due and self._due[0][0] <= self._now_s:
                 heapq.heappop(self._due)[2]()
             for engine in self._engines:
@@ -117,23 +131,27 @@ class _Fleet:
         for slot, engine in enumerate(self._engines):
             used = 1 - engine.cache.free_blocks / BLOCKS
             sample = Sample(waiting=len(engine.waiting), running=len(engine.running), kv_usage=used)
-            self._world.pool.update(slot, sample, self._world.now_s)
+            for world in self._worlds:
+                world.pool.update(slot, sample, self._now_s)
         self._at(self._now_s + SCRAPE_S, self._scrape)
 
     def _send(self, turns: list[Turn], messages: list[dict[str, str]]) -> None:
         turn, sent_s = turns.pop(0), self._now_s
         messages.append({"role": "user", "content": turn.text})
-        decision = self._world.ask_chat(messages)
+        world = next(self._next)
+        decision, director = world.ask_chat(messages), world.assembly.director
+        if self._setting.lean:
+            director.finish(decision, Outcome(end="released"))
         self.counts[decision.slot] += 1
         first_s: list[float] = []
 
         def told(generation: Generation) -> None:
             if not first_s:
                 first_s.append(self._now_s - sent_s)
-                self._world.assembly.director.first_token(decision)
+                director.first_token(decision)
             if generation.finished:
                 self.done.append((sent_s, first_s[0], self._now_s - sent_s))
-                self._finish(decision, generation)
+                director.finish(decision, Outcome(end="complete", status=200, usage=self._usage(generation)))
                 messages.append({"role": "assistant", "content": decode(generation.token_ids[generation.prompt_tokens :])})
                 if turns:
                     self._at(turns[0].at_s, lambda: self._send(turns, messages))
@@ -143,18 +161,14 @@ class _Fleet:
         prompt = encode(render_chat(messages))
         self._engines[decision.slot].submit(Generation(token_ids=prompt, max_tokens=turn.max_tokens, on_tokens=told), sent_s)
 
-    def _finish(self, decision: Decision, generation: Generation) -> None:
-        usage = None
-        if self._reports:
-            usage = Usage(
-                prompt_tokens=generation.prompt_tokens,
-                cached_tokens=generation.cached_tokens,
-                completion_tokens=generation.generated,
-            )
-        self._world.assembly.director.finish(decision, Outcome(end="complete", status=200, usage=usage))
+    def _usage(self, generation: Generation) -> Usage | None:
+        if not self._setting.reports:
+            return None
+        prompt, cached = generation.prompt_tokens, generation.cached_tokens
+        return Usage(prompt_tokens=prompt, cached_tokens=cached, completion_tokens=generation.generated)
 
 
-def run(config: str, workload: str, *, rps: float, seconds: float, seed: int = 1, reports: bool = True, pace: Pace = H100) -> Cell:
+def run(config: str, workload: str, *, rps: float, seconds: float, seed: int = 1, setting: Setting = H100S) -> Cell:
     """Return what a configuration makes of a workload.
 
     Args:
@@ -163,14 +177,13 @@ def run(config: str, workload: str, *, rps: float, seconds: float, seed: int = 1
         rps: requests per second.
         seconds: how long they are sent; the run ends when the last is answered.
         seed: of the traffic.
-        reports: whether servers report cached tokens.
-        pace: the engines'.
+        setting: what the fleet is like.
     """
     number = int(rps * seconds)
     conversations = paced(WORKLOADS[workload](Random(seed), number), rps)
 
     async def play() -> Cell:
-        return _Fleet(config, conversations, pace=pace, reports=reports).run()
+        return _Fleet(config, conversations, setting).run()
 
     return asyncio.run(play())
 
@@ -183,13 +196,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-reports", action="store_true", help="servers report no cached tokens")
+    parser.add_argument("--lean", action="store_true", help="the picker sees nothing of the answers")
+    parser.add_argument("--pickers", type=int, default=1, help="so many share the requests")
     options = parser.parse_args(arguments)
+    setting = Setting(reports=not options.no_reports, lean=options.lean, pickers=options.pickers)
     for workload in options.workload or WORKLOADS:
         for rps in options.rps or [10.0, 20.0]:
             for config in options.config or CONFIGS:
-                cell = run(
-                    CONFIGS[config], workload, rps=rps, seconds=options.seconds, seed=options.seed, reports=not options.no_reports
-                )
+                cell = run(CONFIGS[config], workload, rps=rps, seconds=options.seconds, seed=options.seed, setting=setting)
                 print(f"{workload:10} {rps:5.0f} rps  {config:12} {cell}", flush=True)
     return 0
 

@@ -148,6 +148,20 @@ def test_waiting_requests_beyond_ours_count_as_average_prompts(pool):
     assert pool.snapshot().columns.foreign[0] == 0.0
 
 
+def test_running_requests_beyond_ours_are_somebody_elses(pool):
+    pool.apply([endpoint(1)], 0.0)
+    columns = pool.snapshot().columns
+    for handle in [pool.ledger.reserve(0, 100.0, 0.0) for _ in range(3)][:2]:
+        pool.ledger.first_token(handle, 0.1)
+    pool.update(0, Sample(running=8), 0.2)
+    assert (columns.decoding[0], columns.backlog_count[0], columns.foreign_decoding[0]) == (2, 1, 5)
+    pool.update(0, Sample(running=1), 0.3)
+    assert columns.foreign_decoding[0] == 0
+    pool.update(0, Sample(running=9), 0.4)
+    pool.lose_sight(0)
+    assert columns.foreign_decoding[0] == 0
+
+
 def test_adapters_as_bitmasks(pool):
     pool.apply([endpoint(1), endpoint(2)], 1.0)
     pool.update(0, Sample(adapters=frozenset({"a"}), adapters_waiting=frozenset({"b"}), adapters_max=2), 1.0)

@@ -112,6 +112,7 @@ class TestMarginalCost:
         snapshot = build_snapshot(2, requests=[4, 0], decoding=[4, 0])
         assert self.cost(snapshot) == pytest.approx([1000 + 0.1 * 1000 * 4, 1000])
         assert self.cost(snapshot, decode=0.0) == [1000, 1000]
+        assert self.cost(build_snapshot(2, foreign_decoding=[4, 0])) == pytest.approx([1400, 1000])
 
     def test_a_cached_prompt_outweighs_ten_that_generate_and_no_more(self):
         for decoding, home in ((9, 0), (11, 1)):
