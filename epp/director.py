@@ -313,10 +313,7 @@ class Director:
         if outcome.end == "local-reply" or is_hung(outcome, silent_s):
             self._outliers.failed(decision.slot, now_s)
             return
-        if outcome.status >= 500:
-            self._outliers.erred(slot, now_s)
-        elif outcome.status:
-            self._outliers.answered(slot)
+        self._outliers.heard(slot, outcome.status, sent_s=decision.at_s, now_s=now_s)
         for name, strategy in flight.strategies.items():
             if slot != decision.slot:
                 strategy.record(flight.keys[name], decision.request, snapshot, slot, now_s)
@@ -325,7 +322,7 @@ class Director:
 
     def _forget(self, slot: int) -> None:
         """The owner of a slot has gone or lost its cache: nobody may take the next one for it."""
-        self._outliers.answered(slot)
+        self._outliers.forget(slot)
         for strategy in self.routing.strategies.values():
             strategy.forget(slot)
 

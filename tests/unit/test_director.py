@@ -196,6 +196,38 @@ def test_an_endpoint_that_does_not_answer_is_passed_over_for_a_while():
     assert world.ask(chat()).slot == 1
 
 
+def test_the_end_of_an_old_stream_does_not_bring_back_an_endpoint_that_drains():
+    world = World(held={1: 100})
+    old = world.ask(chat())
+    world.now_s += 1
+    refused = world.ask(chat())
+    assert (old.slot, refused.slot) == (1, 1)
+    world.director.finish(refused, Outcome(end="local-reply", status=503))
+    world.director.finish(old, Outcome(end="complete", status=200))
+    assert world.ask(chat()).slot != 1
+
+
+@pytest.mark.parametrize(("status", "drawn"), [(429, 3), (401, 10), (404, 10)])
+def test_an_endpoint_that_turns_all_away_at_once_draws_no_traffic(status, drawn):
+    world, slots = World(), []
+    for _ in range(90):
+        world.now_s += 0.01
+        decision = world.ask(chat())
+        slots.append(decision.slot)
+        world.director.finish(decision, Outcome(end="complete", status=status if decision.slot == 1 else 200))
+    assert slots.count(1) == drawn
+
+
+def test_a_client_that_is_turned_away_everywhere_takes_no_endpoint_from_the_others():
+    world, slots = World(), []
+    for count in range(300):
+        world.now_s += 0.01
+        decision = world.ask(chat())
+        slots.append(decision.slot)
+        world.director.finish(decision, Outcome(end="complete", status=200 if count % 2 else 404))
+    assert min(slots.count(slot) for slot in range(3)) > 60
+
+
 def test_an_endpoint_that_hangs_is_passed_over_when_a_client_gives_it_up():
     world = World(held={1: 100})
     world.pool.update(1, Sample(), world.now_s)
