@@ -190,6 +190,8 @@ class Director:
         if flight is not None and flight.first_token_s is None:
             flight.first_token_s = self._clock()
             self._ledger.first_token(decision.reservation, flight.first_token_s)
+            if self._outliers and not decision.fallbacks and self._pool.snapshot().has(decision.slot, decision.endpoint):
+                self._outliers.answered(decision.slot, decision.at_s)  # of fallbacks, another may have given it
 
     def finish(self, decision: Decision, outcome: Outcome) -> None:
         """Account for the end of a request. Safe to call twice: the second call does nothing."""
@@ -300,6 +302,7 @@ class Director:
             reservation=reservation,
             at_s=now_s,
         )
+        self._outliers.tried(slot, now_s)
         self._flights[reservation] = _Flight(decision=decision, strategies=routing.strategies, keys=keys)
         return decision
 

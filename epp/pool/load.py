@@ -34,6 +34,8 @@ RATE_PRIOR_TOKENS = 1_000.0
 REQUEST_TOKENS = 256.0
 """What a request costs beside its tokens, in tokens: some 10 ms of front-end and scheduling, at 25 tokens a millisecond. Speeds
 are compared with it counted in, or an endpoint that serves mostly cached prompts would look slow for having little to compute."""
+SAMPLE_S_MIN = 0.001
+"""No engine prefills in less; tokens that come at once, several in one read, must not make an endpoint look endlessly fast."""
 SPEED_SAMPLES = 8.0
 """First tokens before an endpoint has a speed. One may have waited for another's whole prefill; and an endpoint that nobody asked
 anything must not look slow, or nobody ever will."""
@@ -95,14 +97,14 @@ class _Account:
     def learn(self, booking: _Booking, now_s: float) -> None:
         """Take one sample of the prefill rate: the head's tokens, and the time since the engine could turn to them."""
         self.rate_tokens = self.rate_tokens * RATE_DECAY + booking.own
-        self.rate_s = self.rate_s * RATE_DECAY + now_s - max(self.first_token_s, booking.since_s)
+        self.rate_s = self.rate_s * RATE_DECAY + max(SAMPLE_S_MIN, now_s - max(self.first_token_s, booking.since_s))
         self.rate_samples = self.rate_samples * RATE_DECAY + 1.0
         self.prior *= RATE_DECAY
         prior_s = self.prior * RATE_SAFETY / RATE_DEFAULT
         self.rate = max(RATE_MIN, RATE_SAFETY * (self.rate_tokens + self.prior) / (self.rate_s + prior_s))
         if self.rate_samples >= SPEED_SAMPLES:
             worked = self.rate_tokens + REQUEST_TOKENS * self.rate_samples
-            self.speed = max(RATE_MIN, RATE_SAFETY * worked / max(self.rate_s, 1e-9))
+            self.speed = max(RATE_MIN, RATE_SAFETY * worked / self.rate_s)
 
     def join(self, handle: int, booking: _Booking) -> None:
         """Put a request at the end of the queue."""

@@ -3,8 +3,8 @@
 An engine that died looks idle: nothing in flight, nothing waiting, and the longest match of all it ever held. Until discovery
 notices, every request with that prefix would be sent to its death. So when the gateway reports no answer, the endpoint is
 passed over for a second, then two, then four, as long as tries keep failing; one answer clears it. A try costs somebody's request:
-none is made, for half a minute, at an endpoint whose metrics page has not come again since. When all candidates are suspect, all
-are candidates: a guess is better than a refusal.
+one a second is made, and none, for half a minute, at an endpoint whose metrics page has not come again since. When all candidates
+are suspect, all are candidates: a guess is better than a refusal.
 
 One that answers, but with errors, looks idle and fast. A single error may be the prompt's own fault; several in a row are treated
 like no answer. One that turns requests away (a key it does not know, an adapter that it alone lacks) looks fast, too; but a client
@@ -18,7 +18,7 @@ that leaves proves nothing, nor does a late metrics page; both at once do (`is_h
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,6 +29,9 @@ FIRST_S = 1.0
 """How long an endpoint is passed over after its first failure in a row."""
 LONGEST_S = 30.0
 """How long at most, however often it failed."""
+TRY_EVERY_S = 1.0
+"""How long no other request follows one that is sent to a suspect, unless it is answered: what hangs costs one, not all that come
+before the first gives up."""
 ERRORS_IN_A_ROW = 3
 """Errors of its own, and no good answer between them, after which an endpoint is passed over."""
 REFUSALS_MORE = 10
@@ -61,11 +64,15 @@ class _Suspicion:
     """When it failed last."""
     wait_s: float
     """For how long it is passed over, whatever else is heard of it."""
+    tried_s: float = -math.inf
+    """When a request was last sent there, to see."""
 
     def holds(self, now_s: float, scraped_s: float) -> bool:
         """Return whether it is still to be passed over; `scraped_s` is when its metrics page last came, -inf for never."""
         passed_s = now_s - self.since_s
-        return passed_s < self.wait_s or (passed_s < LONGEST_S and -math.inf < scraped_s < self.since_s)
+        if passed_s < self.wait_s or now_s - self.tried_s < TRY_EVERY_S:
+            return True
+        return passed_s < LONGEST_S and -math.inf < scraped_s < self.since_s
 
 
 class Outliers:
@@ -91,6 +98,11 @@ class Outliers:
             self._suspicions[slot] = _Suspicion(now_s, now_s, FIRST_S)
         elif now_s - before.since_s >= before.wait_s:
             self._suspicions[slot] = _Suspicion(before.began_s, now_s, min(2 * before.wait_s, LONGEST_S))
+
+    def tried(self, slot: int, now_s: float) -> None:
+        """Note that a request goes to `slot`. Free when all is well."""
+        if self._suspicions and (suspicion := self._suspicions.get(slot)) is not None:
+            self._suspicions[slot] = replace(suspicion, tried_s=now_s)
 
     def heard(self, slot: int, status: int, *, sent_s: float, now_s: float) -> None:
         """Note with which status the endpoint in `slot` answered a request; other 4xx are the request's fault and tell nothing.

@@ -15,6 +15,9 @@ from epp.pool.load import (
     RATE_DEFAULT,
     RATE_PRIOR_TOKENS,
     RATE_SAFETY,
+    REQUEST_TOKENS,
+    SAMPLE_S_MIN,
+    SPEED_SAMPLES,
     UTILIZATION_MAX,
     UTILIZATION_MEMORY_S,
     Ledger,
@@ -50,8 +53,15 @@ class Naive:
     def rate(self) -> float:
         tokens, seconds = RATE_PRIOR_TOKENS, RATE_PRIOR_TOKENS * RATE_SAFETY / RATE_DEFAULT
         for own, elapsed in self.samples:
-            tokens, seconds = tokens * RATE_DECAY + own, seconds * RATE_DECAY + elapsed
-        return max(1.0, RATE_SAFETY * tokens / max(seconds, 1e-9))
+            tokens, seconds = tokens * RATE_DECAY + own, seconds * RATE_DECAY + max(SAMPLE_S_MIN, elapsed)
+        return max(1.0, RATE_SAFETY * tokens / seconds)
+
+    def speed(self) -> float:
+        tokens = seconds = samples = 0.0
+        for own, elapsed in self.samples:
+            tokens, seconds = tokens * RATE_DECAY + own, seconds * RATE_DECAY + max(SAMPLE_S_MIN, elapsed)
+            samples = samples * RATE_DECAY + 1
+        return max(1.0, RATE_SAFETY * (tokens + REQUEST_TOKENS * samples) / seconds) if samples >= SPEED_SAMPLES else 0.0
 
     def leave(self, handle: int, now: float) -> None:
         if self.queue()[:1] == [handle]:
@@ -169,6 +179,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert columns.requests[slot] == len(naive.requests)
             assert columns.tokens[slot] == sum(request.own for request in naive.requests.values())
             assert columns.rate[slot] == pytest.approx(naive.rate())
+            assert columns.speed[slot] == pytest.approx(naive.speed())
             assert sum(queue) <= columns.backlog[slot] <= sum(queue) + sum(naive.ghosts)
             assert len(queue) <= columns.backlog_count[slot] <= len(queue) + len(naive.ghosts)
             assert columns.decoding[slot] == len(naive.requests) - len(queue)

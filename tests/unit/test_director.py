@@ -207,6 +207,16 @@ def test_the_end_of_an_old_stream_does_not_bring_back_an_endpoint_that_drains():
     assert world.ask(chat()).slot != 1
 
 
+def test_a_suspect_gets_one_try_and_its_first_token_brings_it_back():
+    world = World(held={1: 100})
+    world.director.finish(world.ask(chat()), Outcome(end="local-reply", status=503))
+    world.now_s += 1.5
+    tried = world.ask(chat())
+    assert (tried.slot, world.ask(chat()).slot == 1) == (1, False)
+    world.director.first_token(tried)
+    assert world.ask(chat()).slot == 1
+
+
 @pytest.mark.parametrize(("status", "drawn"), [(429, 3), (401, 10), (404, 10)])
 def test_an_endpoint_that_turns_all_away_at_once_draws_no_traffic(status, drawn):
     world, slots = World(), []

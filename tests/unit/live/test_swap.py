@@ -43,7 +43,7 @@ APPROXIMATE, HASH = "approx-prefix-cache-producer", "consistent-hash-producer"
 def test_what_has_the_same_parameters_stays():
     turns = Succession()
     before = turns.turn("strategy: {chain: [approximate, consistent-hash]}")
-    after = turns.turn("strategy: {chain: [consistent-hash, approximate], load: llm-d}")
+    after = turns.turn("strategy: {chain: [accurate, approximate, consistent-hash], load: llm-d}")
     assert all(before[name] is after[name] for name in (APPROXIMATE, HASH))
     assert before["prefix-chain-producer"] is not after["prefix-chain-producer"]
     assert turns.parked == []

@@ -100,6 +100,15 @@ def test_an_endpoint_that_was_asked_little_has_no_speed(ledger, columns):
     assert columns.speed[B] == 0
 
 
+def test_first_tokens_that_come_at_once_make_nobody_endlessly_fast(ledger, columns):
+    for _ in range(50):
+        handle = ledger.reserve(A, 100.0, 1.0)
+        ledger.first_token(handle, 1.0)
+        ledger.release(handle, 1.0)
+    assert columns.rate[A] <= 100 / 0.001
+    assert columns.speed[A] <= 356 / 0.001
+
+
 def test_equal_endpoints_have_equal_speeds_whatever_is_asked_of_them(ledger, columns):
     """A serves cached prompts, B long ones; both take 10 ms for a request and a millisecond for 25 tokens."""
     now = 0.0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from epp.model.decision import Outcome
-from epp.pool.outliers import ERRORS_IN_A_ROW, LONGEST_S, REFUSALS_MORE, Outliers, is_hung
+from epp.pool.outliers import ERRORS_IN_A_ROW, LONGEST_S, REFUSALS_MORE, TRY_EVERY_S, Outliers, is_hung
 
 POOL = np.array([0, 1, 2])
 NO_PAGES = np.full(3, -math.inf)
@@ -51,6 +51,19 @@ def test_whose_metrics_page_does_not_come_again_is_not_tried_for_half_a_minute()
     assert narrow(outliers, POOL, 10.0 + LONGEST_S, silent).tolist() == [0, 1, 2]
     assert narrow(outliers, POOL, 10.5, back).tolist() == [0, 2], "a page alone is no answer"
     assert narrow(outliers, POOL, 11.0, back).tolist() == [0, 1, 2]
+
+
+def test_one_try_a_second_until_it_is_answered():
+    outliers = Outliers()
+    outliers.tried(1, 9.0)
+    outliers.failed(1, 10.0)
+    outliers.tried(1, 11.0)
+    outliers.tried(0, 11.0)
+    assert narrow(outliers, POOL, 11.9).tolist() == [0, 2]
+    assert narrow(outliers, POOL, 11.0 + TRY_EVERY_S).tolist() == [0, 1, 2]
+    outliers.tried(1, 12.0)
+    outliers.answered(1, 12.0)
+    assert narrow(outliers, POOL, 12.1).tolist() == [0, 1, 2]
 
 
 def test_an_answer_clears_it():
