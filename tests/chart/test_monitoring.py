@@ -234,6 +234,27 @@ def test_the_dashboard_is_what_grafanas_sidecar_looks_for(chart):
     assert len(set(places)) == len(places), "no panel lies on another"
 
 
+def own_board(chart, release: str, namespace: str = NAMESPACE, *values: str) -> dict:
+    """The dashboard of a release, and what its variables begin with."""
+    rendered = chart.render("metrics.dashboard.enabled=true", *values, more=("--namespace", namespace), release=release)
+    board = json.loads(rendered.named("ConfigMap", f"{release}-dashboard")["data"][f"{release}.json"])
+    assert board["panels"] == json.loads((CHART / "files" / "dashboard.json").read_text())["panels"]
+    begin = {one["name"]: one["current"]["value"] for one in board["templating"]["list"] if "current" in one}
+    return {"uid": board["uid"], "title": board["title"], **begin}
+
+
+def test_dashboards_of_several_releases_stand_side_by_side(chart):
+    """Grafana takes one of each uid, of at most 40 characters, and one of each title in a folder."""
+    one, other, elsewhere = own_board(chart, "a-epp"), own_board(chart, "b-epp"), own_board(chart, "a-epp", "elsewhere")
+    assert len({board["uid"] for board in (one, other, elsewhere)}) == 3
+    assert re.fullmatch("[0-9a-f]{1,40}", one["uid"])
+    assert one | {"uid": ""} == {"uid": "", "title": f"Endpoint picker {NAMESPACE}/a-epp", "namespace": NAMESPACE, "job": "a-epp"}
+    assert other["title"] == f"Endpoint picker {NAMESPACE}/b-epp"
+    assert elsewhere["title"] == "Endpoint picker elsewhere/a-epp"
+    by_pods = own_board(chart, "a-epp", NAMESPACE, "metrics.podMonitor.enabled=true")
+    assert by_pods == one | {"job": f"{NAMESPACE}/a-epp"}, "the same one, on series of another job"
+
+
 def test_every_series_in_alerts_and_dashboard_exists(chart, release, rig):
     """Of a picker that leads, since the series about leading are there only where one is elected."""
     release.upgrade("replicas=2")
