@@ -56,7 +56,15 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                 [(rate("llm_d_epp_request_total", "target_model_name"), "{{target_model_name}}")],
                 "Given an endpoint.",
             ),
-            Panel("Failed", "reqps", [(rate("llm_d_epp_request_error_total", "error_code"), "{{error_code}}")], "Here or there."),
+            Panel(
+                "Answered with an error",
+                "reqps",
+                [
+                    (rate("llm_d_epp_request_error_total", "error_code"), "{{error_code}}"),
+                    (rate("epp_requests_failed_total"), "failed"),
+                ],
+                "Here or there. Failed are those that were neither shed nor at fault themselves.",
+            ),
             Panel(
                 "Answered by the picker itself",
                 "reqps",
@@ -96,7 +104,11 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
             ),
             Panel("Memory of what is known", "bytes", [(last("epp_index_bytes", "strategy"), "{{strategy}}")]),
             Panel("Events of the engines", "ops", [(rate("epp_kv_events_total", "event"), "{{event}}")]),
-            Panel("Age of events on arrival", "s", [(last("epp_kv_lag_seconds", "endpoint"), "{{endpoint}}")]),
+            Panel(
+                "Age of events on arrival",
+                "s",
+                [(last("epp_kv_lag_seconds", "model_server_endpoint"), "{{model_server_endpoint}}")],
+            ),
         ),
     ),
     (

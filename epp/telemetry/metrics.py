@@ -123,10 +123,9 @@ class Metrics:
         """By rewrite, model, target model."""
         self._rejections: Counter[tuple[str, str]] = Counter()
         self._ends: Counter[str] = Counter()
+        self._requests = 0
+        """As `Totals` has them."""
         self._failed = 0
-        """Of those that were given an endpoint, as `is_failure` has it."""
-        self._refused = 0
-        """Of those that were not."""
         self._compared: Counter[str] = Counter()
         self._predicted: Counter[str] = Counter()
         self._reported: Counter[str] = Counter()
@@ -156,7 +155,8 @@ class Metrics:
         self._error(request, error.code)
         self._rejections[str(error.status), error.reason or ""] += 1
         if request.priority >= 0 and is_failure(error):  # to shed what may be shed is none
-            self._refused += 1
+            self._requests += 1
+            self._failed += 1
         if isinstance(error, (NoEndpoint, Overloaded)):
             self._attempt("failure", request.target_model, "", 0)
 
@@ -165,11 +165,12 @@ class Metrics:
         request = decision.request
         cells = self._cells_of(request)
         cells.running -= 1
+        self._requests += 1
+        self._failed += is_failure(outcome)
         self._ends[outcome.end] += 1
         if outcome.status >= 400 or outcome.end in {"local-reply", "error"}:
             code = "Internal" if outcome.end == "error" else "ModelServerError"
             self._error(request, code)
-            self._failed += is_failure(outcome)
         if outcome.end == "released":
             return  # The answer was not seen: no duration, no size, no tokens.
         cells.duration.observe(duration_s)
@@ -248,8 +249,8 @@ class Metrics:
     def totals(self) -> Totals:
         """Return the sums over all requests. Cost: up to a millisecond, with thousands of label sets."""
         return Totals(
-            requests=sum(self._ends.values()) + self._refused,
-            failed=self._failed + self._refused,
+            requests=self._requests,
+            failed=self._failed,
             reports=sum(sum(cells.cached_tokens.counts) for cells in self._cells.values()),
             prompt_tokens=sum(self._compared.values()),
             cached_tokens=sum(self._reported.values()),
@@ -276,6 +277,10 @@ class Metrics:
             family = series.family()
             for key, count in counts.copy().items():
                 series.add(family, (key,) if isinstance(key, str) else key, count)
+            yield family
+        for series, total in ((s.OVER, self._requests), (s.FAILED, self._failed)):  # from the start, so that there is a ratio
+            family = series.family()
+            series.add(family, (), total)
             yield family
         for series, histogram in (
             (s.SCHEDULER, self._scheduler),

@@ -82,7 +82,9 @@ _REQUEST = ("model_name", "target_model_name", "fairness_id", "priority")
 
 # Requests.
 REQUESTS = Series("llm_d_epp_request_total", "counter", "Requests given an endpoint.", _REQUEST)
-ERRORS = Series("llm_d_epp_request_error_total", "counter", "Requests that failed, here or there.", (*_REQUEST, "error_code"))
+ERRORS = Series(
+    "llm_d_epp_request_error_total", "counter", "Requests answered with an error, here or there.", (*_REQUEST, "error_code")
+)
 DURATION = Series("llm_d_epp_request_duration_seconds", "histogram", "Decision to end of response.", _REQUEST, SECONDS)
 REQUEST_BYTES = Series("llm_d_epp_request_size_bytes", "histogram", "Body of the request.", _REQUEST, BYTES)
 RESPONSE_BYTES = Series("llm_d_epp_response_size_bytes", "histogram", "Body of the response, where seen.", _REQUEST, BYTES)
@@ -117,6 +119,8 @@ REWRITES = Series(
     ("model_rewrite_name", "model_name", "target_model"),
 )
 REJECTIONS = Series("epp_rejections_total", "counter", "Requests answered by the picker itself.", ("status", "reason"))
+OVER = Series("epp_requests_total", "counter", "Requests that are over, but for those shed or refused by their own fault.")
+FAILED = Series("epp_requests_failed_total", "counter", "Of those, failed: a 5xx, no answer, or no endpoint.")
 OUTCOMES = Series("epp_outcomes_total", "counter", "How requests with an endpoint ended.", ("end",))
 COMPARED = Series("epp_compared_prompt_tokens_total", "counter", "Prompt tokens of requests with a cache report.", ("strategy",))
 PREDICTED = Series("epp_predicted_cached_tokens_total", "counter", "Of those, believed cached at decision.", ("strategy",))
@@ -150,10 +154,11 @@ ASKED = Series("epp_strategy_asked_total", "counter", "What came of asking a str
 INDEX_ENTRIES = Series("epp_index_entries", "gauge", "Entries a strategy keeps.", ("strategy",))
 INDEX_BYTES = Series("epp_index_bytes", "gauge", "Memory of them, estimated.", ("strategy",))
 INDEX_TOKENS = Series("epp_index_tokens", "gauge", "Tokens it believes cached in all endpoints.", ("strategy",))
-KV_EVENTS = Series("epp_kv_events_total", "counter", "What happened on an endpoint's event stream.", ("endpoint", "event"))
-KV_STANDING = Series("epp_kv_standing", "gauge", "1 for how far an endpoint's blocks are known.", ("endpoint", "standing"))
-KV_BLOCKS = Series("epp_kv_blocks", "gauge", "Blocks an endpoint reports to hold.", ("endpoint",))
-KV_LAG = Series("epp_kv_lag_seconds", "gauge", "Age of the last batch on arrival, clock skew included.", ("endpoint",))
+_STREAM = ("model_server_endpoint",)
+KV_EVENTS = Series("epp_kv_events_total", "counter", "What happened on an endpoint's event stream.", (*_STREAM, "event"))
+KV_STANDING = Series("epp_kv_standing", "gauge", "1 for how far an endpoint's blocks are known.", (*_STREAM, "standing"))
+KV_BLOCKS = Series("epp_kv_blocks", "gauge", "Blocks an endpoint reports to hold.", _STREAM)
+KV_LAG = Series("epp_kv_lag_seconds", "gauge", "Age of the last batch on arrival, clock skew included.", _STREAM)
 
 # The election of a leader, where there is one.
 LEADER = Series("epp_leader", "gauge", "1 while this picker leads.", ("lease",))

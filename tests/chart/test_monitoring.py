@@ -8,18 +8,46 @@ from collections.abc import Mapping, Sequence
 import pytest
 import yaml
 
+from epp.errors import BadRequest, NoEndpoint, Overloaded
+from epp.telemetry.metrics import Metrics
 from tests.chart.installed import ask
 from tests.chart.rendered import CHART, ISSUED, NAME, NAMESPACE
 from tests.data_plane.clients import request
+from tests.unit.telemetry.facts import build_decision, build_outcome, build_rejected
 
 RULES = ("metrics.prometheusRule.enabled=true", "replicas=2")
 """With a leader, so that the alert about it is there."""
 SERIES = re.compile(r"\b(?:llm_d_)?epp_\w+")
 OURS = f'job="{NAME}",namespace="{NAMESPACE}"'
 MINUTES = 120
+REQUESTS = re.compile(r"(llm_d_)?epp_(request|requests|request_error|requests_failed|rejections)_total")
+REFUSALS = {
+    "shed": (build_rejected(priority=-1), Overloaded("full", reason="rejected-saturated")),
+    "full": (build_rejected(), Overloaded("full", reason="rejected-saturated")),
+    "nobody": (build_rejected(), NoEndpoint("none", reason="rejected-no-endpoints")),
+    "misread": (build_rejected(), BadRequest("no JSON")),
+}
+
+
+def traffic(**requests: int) -> Mapping[str, str]:
+    """What a real picker counts of so many requests a minute: answered with a status, as in `s200=600`, or refused by itself."""
+    metrics = Metrics(lambda: 100.0)
+    for how, number in requests.items():
+        for _ in range(number):
+            if how in REFUSALS:
+                metrics.rejected(*REFUSALS[how])
+            else:
+                metrics.decided(decision := build_decision(), duration_s=0.0003, body_bytes=2000)
+                metrics.finished(decision, build_outcome(status=int(how[1:])), ttft_s=0.1, duration_s=1.0)
+    minute = {}
+    for one in (sample for family in metrics.collect() for sample in family.samples if REQUESTS.fullmatch(sample.name)):
+        labels = ",".join(f'{name}="{value}"' for name, value in one.labels.items())
+        minute[f"{one.name}{{{labels}}}" if labels else one.name] = f"0+{one.value:.0f}x"
+    return minute
+
+
 WELL: Mapping[str, str] = {
     "epp_endpoints": "3+0x",
-    "llm_d_epp_request_total": "0+600x",
     "epp_config_up_to_date": "1+0x",
     'epp_config_info{hash="a"}': "1+0x",
     'epp_strategy_condition{strategy="approximate",condition="healthy"}': "1+0x",
@@ -35,12 +63,13 @@ WELL: Mapping[str, str] = {
     'epp_leader{pod="a"}': "1+0x",
     'epp_leader{pod="b"}': "0+0x",
 }
-"""A picker that is well: series -> values a minute, in promtool's form without the number of them."""
+"""A picker that is well: series -> values a minute, in promtool's form without the number of them. Requests come on top."""
+USUAL = traffic(s200=600)
 WRONG: Mapping[str, Mapping[str, str]] = {
     "EndpointPickerAway": {"epp_endpoints": "_x"},
     "EndpointPickerWithoutEndpoints": {"epp_endpoints": "0+0x"},
-    "EndpointPickerRequestsFail": {'llm_d_epp_request_error_total{error_code="x"}': "0+60x"},
-    "EndpointPickerRefuses": {'epp_rejections_total{status="429",reason="x"}': "0+60x"},
+    "EndpointPickerRequestsFail": traffic(s200=540, s500=60),
+    "EndpointPickerRefuses": traffic(s200=540, shed=60),
     "EndpointPickerConfigurationRefused": {"epp_config_up_to_date": "0+0x"},
     "EndpointPickerConfigurationsDiffer": {'epp_config_info{hash="b"}': "1+0x"},
     "EndpointPickerStrategyUnavailable": {'epp_strategy_condition{strategy="approximate",condition="unavailable"}': "1+0x"},
@@ -100,21 +129,49 @@ def of_this_release(series: str) -> str:
     return f"{series[:-1]},{OURS}}}" if series.endswith("}") else f"{series}{{{OURS}}}"
 
 
-def scenario(wrong: Mapping[str, str], fires: str) -> dict:
-    """What promtool is to check: that after two hours of this, exactly this alert fires; empty: none."""
-    series = [{"series": of_this_release(name), "values": f"{values}{MINUTES}"} for name, values in {**WELL, **wrong}.items()]
-    samples = [{"labels": f'{{alertname="{fires}"}}', "value": 1}] if fires else []
+def scenario(minute: Mapping[str, str], *fire: str) -> dict:
+    """What promtool is to check: that after two hours of such minutes exactly these alerts fire."""
+    series = [{"series": of_this_release(name), "values": f"{values}{MINUTES}"} for name, values in minute.items()]
+    samples = [{"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in fire]
     query = 'count by (alertname) (ALERTS{alertstate="firing"}) >= bool 1'
     check = {"expr": query, "eval_time": f"{MINUTES}m", "exp_samples": samples}
     return {"interval": "1m", "input_series": series, "promql_expr_test": [check]}
 
 
-@pytest.mark.parametrize("alert", ["", *WRONG])
-def test_an_alert_fires_when_it_should_and_no_other_does(chart, promtool, tmp_path, alert):
+@pytest.fixture
+def holds(chart, promtool, tmp_path):
+    """Have promtool check a scenario."""
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups(chart)}))
-    test = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": [scenario(WRONG.get(alert, {}), alert)]}
-    (tmp_path / "test.yaml").write_text(yaml.safe_dump(test))
-    run(promtool, "test", "rules", str(tmp_path / "test.yaml"))
+
+    def check(scenario: dict) -> None:
+        test = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": [scenario]}
+        (tmp_path / "test.yaml").write_text(yaml.safe_dump(test))
+        run(promtool, "test", "rules", str(tmp_path / "test.yaml"))
+
+    return check
+
+
+@pytest.mark.parametrize("alert", ["", *WRONG])
+def test_an_alert_fires_when_it_should_and_no_other_does(holds, alert):
+    holds(scenario({**WELL, **USUAL, **WRONG.get(alert, {})}, *filter(None, [alert])))
+
+
+@pytest.mark.parametrize(
+    ("requests", "fire"),
+    [
+        ({"s200": 540, "misread": 60}, ()),
+        ({"s200": 540, "s404": 60}, ()),
+        ({"shed": 600}, ("EndpointPickerRefuses",)),
+        ({"s200": 540, "full": 60}, ("EndpointPickerRefuses", "EndpointPickerRequestsFail")),
+        ({"nobody": 600}, ("EndpointPickerRefuses", "EndpointPickerRequestsFail")),
+        ({"s503": 600}, ("EndpointPickerRequestsFail",)),
+        ({}, ()),
+    ],
+    ids=str,
+)
+def test_alerts_by_what_becomes_of_requests_since_the_start(holds, requests, fire):
+    """What clients get wrong is no failure, nor what is shed because it may be; where none was given an endpoint it shows."""
+    holds(scenario({**WELL, **traffic(**requests)}, *fire))
 
 
 def test_each_alert_says_what_and_what_to_look_at(chart):
@@ -175,6 +232,27 @@ def test_the_dashboard_is_what_grafanas_sidecar_looks_for(chart):
     assert {one["name"] for one in board["templating"]["list"]} == {"datasource", "namespace", "job"}
     places = [tuple(panel["gridPos"].values()) for panel in board["panels"]]
     assert len(set(places)) == len(places), "no panel lies on another"
+
+
+def own_board(chart, release: str, namespace: str = NAMESPACE, *values: str) -> dict:
+    """The dashboard of a release, and what its variables begin with."""
+    rendered = chart.render("metrics.dashboard.enabled=true", *values, more=("--namespace", namespace), release=release)
+    board = json.loads(rendered.named("ConfigMap", f"{release}-dashboard")["data"][f"{release}.json"])
+    assert board["panels"] == json.loads((CHART / "files" / "dashboard.json").read_text())["panels"]
+    begin = {one["name"]: one["current"]["value"] for one in board["templating"]["list"] if "current" in one}
+    return {"uid": board["uid"], "title": board["title"], **begin}
+
+
+def test_dashboards_of_several_releases_stand_side_by_side(chart):
+    """Grafana takes one of each uid, of at most 40 characters, and one of each title in a folder."""
+    one, other, elsewhere = own_board(chart, "a-epp"), own_board(chart, "b-epp"), own_board(chart, "a-epp", "elsewhere")
+    assert len({board["uid"] for board in (one, other, elsewhere)}) == 3
+    assert re.fullmatch("[0-9a-f]{1,40}", one["uid"])
+    assert one | {"uid": ""} == {"uid": "", "title": f"Endpoint picker {NAMESPACE}/a-epp", "namespace": NAMESPACE, "job": "a-epp"}
+    assert other["title"] == f"Endpoint picker {NAMESPACE}/b-epp"
+    assert elsewhere["title"] == "Endpoint picker elsewhere/a-epp"
+    by_pods = own_board(chart, "a-epp", NAMESPACE, "metrics.podMonitor.enabled=true")
+    assert by_pods == one | {"job": f"{NAMESPACE}/a-epp"}, "the same one, on series of another job"
 
 
 def test_every_series_in_alerts_and_dashboard_exists(chart, release, rig):

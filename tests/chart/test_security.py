@@ -46,6 +46,7 @@ def test_by_default_it_may_read_its_namespace_and_its_config_map(chart):
     assert rules(rendered) == {
         ("", "pods"): (READ, []),
         ("inference.networking.k8s.io", "inferencepools"): (READ, []),
+        ("inference.networking.x-k8s.io", "inferencepools"): (READ, []),
         ("llm-d.ai", "inferenceobjectives"): (READ, []),
         ("llm-d.ai", "inferencemodelrewrites"): (READ, []),
         ("inference.networking.x-k8s.io", "inferenceobjectives"): (READ, []),

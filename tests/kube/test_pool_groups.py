@@ -1,21 +1,16 @@
-"""A pool of the older API group, whose objects have another shape."""
+"""A pool of the older API group, whose objects have another shape; with the rights that the chart gives."""
 
 from tests.data_plane.rig import EXT_PROC, eventually
 from tests.kube.rig import until_known
 
 LEGACY = "inference.networking.x-k8s.io"
 LEGACY_API = f"{LEGACY}/v1alpha2"
-READ = ["get", "list", "watch"]
-RULES = [
-    {"apiGroups": [LEGACY], "resources": ["inferencepools"], "verbs": READ},
-    {"apiGroups": [""], "resources": ["pods"], "verbs": READ},
-]
 
 
 def test_a_pool_of_the_older_group_whose_kind_comes_late_and_goes(control_plane, namespace, pods, rig):
     pod = pods.add()
     target = ["--pool-name", "old", "--pool-group", LEGACY]
-    user = namespace.service_account("legacy", RULES)
+    user = namespace.service_account("legacy")
     with rig.picker(namespace, target=target, kubeconfig=user, ready=False) as picker:
         eventually(lambda: picker.health("liveness") == "SERVING", "it is alive")
         control_plane.install("legacy-pools")

@@ -16,6 +16,15 @@
 {{- if and $v.standalone.enabled (ne $v.gateway.provider "none") -}}
 {{- fail "standalone.enabled brings an Envoy of its own: leave gateway.provider at none" -}}
 {{- end -}}
+{{- if and $v.standalone.enabled $v.service.headless -}}
+{{- fail "standalone.enabled: clients talk to the Service, and a headless one has no address and no port of its own: set service.headless=false" -}}
+{{- end -}}
+{{- if and $v.service.headless (ne $v.service.type "ClusterIP") -}}
+{{- fail (printf "service.headless: a Service of type %s cannot be headless: leave service.type at ClusterIP" $v.service.type) -}}
+{{- end -}}
+{{- if and $v.standalone.enabled (eq (int $v.standalone.port) 9090) -}}
+{{- fail "standalone.port: 9090 is the port of the metrics on the same Service: choose another" -}}
+{{- end -}}
 {{- if and $v.configText (or $v.config $v.existingConfigMap) -}}
 {{- fail "configText is the whole configuration: leave config and existingConfigMap empty" -}}
 {{- end -}}

@@ -48,13 +48,19 @@
 {{- add $handover (mul 2 (int .Values.drainTimeoutS)) 10 -}}
 {{- end -}}
 
+{{/* The label `job` that the monitors give. */}}
+{{- define "epp.job" -}}
+{{- if .Values.metrics.podMonitor.enabled -}}{{ .Release.Namespace }}/{{ end -}}
+{{- include "epp.fullname" . -}}
+{{- end -}}
+
 {{/* Which series are this release's. */}}
 {{- define "epp.series" -}}
 {{- if .Values.metrics.prometheusRule.selector -}}
 {{- .Values.metrics.prometheusRule.selector -}}
 {{- else if .Values.metrics.podMonitor.enabled -}}
-{{- printf "job=\"%s/%s\"" .Release.Namespace (include "epp.fullname" .) -}}
+{{- printf "job=\"%s\"" (include "epp.job" .) -}}
 {{- else -}}
-{{- printf "job=\"%s\",namespace=\"%s\"" (include "epp.fullname" .) .Release.Namespace -}}
+{{- printf "job=\"%s\",namespace=\"%s\"" (include "epp.job" .) .Release.Namespace -}}
 {{- end -}}
 {{- end -}}

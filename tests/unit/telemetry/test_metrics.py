@@ -134,6 +134,26 @@ def test_rejections():
     assert value(metrics, "llm_d_epp_request_total", model_name="tiny") is None
 
 
+def test_failures_are_of_those_that_could_have_been_answered():
+    def counted() -> tuple[float | None, float | None]:
+        return value(metrics, "epp_requests_total"), value(metrics, "epp_requests_failed_total")
+
+    metrics = Metrics(lambda: 100.0)
+    assert counted() == (0, 0), "there before the first request"
+    for status in (200, 404, 429, 500, 503):
+        decision = build_decision()
+        metrics.decided(decision, duration_s=0.0, body_bytes=1)
+        metrics.finished(decision, build_outcome(status=status), ttft_s=None, duration_s=1.0)
+    assert counted() == (5, 2)
+    metrics.rejected(build_rejected(), BadRequest("no"))
+    metrics.rejected(build_rejected(priority=-1), Overloaded("full"))
+    assert counted() == (5, 2)
+    metrics.rejected(build_rejected(), Overloaded("full"))
+    metrics.rejected(build_rejected(), NoEndpoint("none"))
+    assert counted() == (7, 4)
+    assert (metrics.totals().requests, metrics.totals().failed) == (7, 4)
+
+
 def test_names_that_clients_choose_are_capped(monkeypatch):
     monkeypatch.setattr(module, "LABEL_VALUES_MAX", 3)
     metrics = Metrics(lambda: 100.0)

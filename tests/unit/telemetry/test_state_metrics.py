@@ -7,6 +7,7 @@ from epp.prefix.accurate import Accurate
 from epp.prefix.approximate import Approximate
 from epp.prefix.blocks import Blocks
 from epp.prefix.chain import Chain
+from epp.telemetry import series
 from epp.telemetry.state_metrics import ConfigState, Sources, members, take
 from epp.testing.builders import build_endpoint, build_request, build_snapshot
 
@@ -79,10 +80,19 @@ def test_a_chain_shows_its_members_their_health_and_what_came_of_asking():
     assert asked == {("accurate", "unavailable"): 1, ("approximate", "nothing-known"): 1}
     assert page.values("epp_index_entries", "strategy")["approximate"] > 0
     assert page.values("epp_index_bytes", "strategy")["approximate"] > 0
+    assert set(page.values("epp_kv_blocks", "model_server_endpoint")) == {"default/server-0"}
     assert page.values("epp_kv_standing", "standing") == {"exact": 0, "recovering": 1, "degraded": 0}
     events = page.values("epp_kv_events_total", "event")
     assert {"orphans", "gaps", "stored", "removed", "batches"} <= set(events)
     assert not any(events.values())
+
+
+def test_no_label_of_ours_is_one_that_prometheus_sets():
+    """The Prometheus Operator names targets by these; a series' own then becomes `exported_...`. The reference's names stay."""
+    ours = [one for one in vars(series).values() if isinstance(one, series.Series) and one.name.startswith("epp_")]
+    assert len(ours) > 30
+    set_by_prometheus = {"container", "endpoint", "instance", "job", "namespace", "node", "pod", "service"}
+    assert [one.name for one in ours if set_by_prometheus & set(one.labels)] == []
 
 
 def test_two_strategies_of_one_name_do_not_spoil_the_page():
