@@ -118,6 +118,7 @@ REWRITES = Series(
 )
 REJECTIONS = Series("epp_rejections_total", "counter", "Requests answered by the picker itself.", ("status", "reason"))
 OUTCOMES = Series("epp_outcomes_total", "counter", "How requests with an endpoint ended.", ("end",))
+UNTOKENIZED = Series("epp_untokenized_prompts_total", "counter", "Prompts that went on without token ids, by reason.", ("reason",))
 COMPARED = Series("epp_compared_prompt_tokens_total", "counter", "Prompt tokens of requests with a cache report.", ("strategy",))
 PREDICTED = Series("epp_predicted_cached_tokens_total", "counter", "Of those, believed cached at decision.", ("strategy",))
 REPORTED = Series("epp_reported_cached_tokens_total", "counter", "Of those, cached as the server reports.", ("strategy",))

@@ -10,7 +10,7 @@ from epp.errors import ConfigError, TokenizeError
 from epp.model.request import Api, Chat, InferenceRequest, RequestHead
 from epp.scheduling.settings import TokenProducer
 from epp.testing import tokenizer as stand_in
-from epp.tokenizer import Tokenizer, load_tokenizer
+from epp.tokenizer import BYTES_PER_S, Tokenizer, load_tokenizer
 
 
 class Slow:
@@ -108,6 +108,21 @@ def test_the_queue_is_bounded():
         assert answers[2:] == [(1, 2, 3)] * 4
 
     assert run(body, queue_max=3, workers=1).refused == 2
+
+
+def test_what_cannot_be_done_in_the_time_is_not_begun():
+    async def body(service, slow):
+        answers = []
+        service.encode(request(b"x" * (BYTES_PER_S // 10 + 1)), answers.append)
+        await until(lambda: answers)
+        assert answers == [None]
+        assert not slow.began.is_set()
+        slow.let.set()
+        service.encode(request(b"x" * (BYTES_PER_S // 10)), answers.append)
+        await until(lambda: len(answers) == 2)
+        assert answers[1] == (1, 2, 3)
+
+    assert run(body, timeout_s=0.1).too_long == 1
 
 
 def test_a_wait_that_is_given_up():
