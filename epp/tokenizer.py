@@ -97,9 +97,10 @@ class Tokenizer:
             self.counts.refused += 1
             return loop.call_soon(done, None).cancel
         self._pending += 1
-        wait = _Wait(self, self._threads.submit(self._tokenizer.encode, request), done)
+        wait = _Wait(self.counts, request, done)
         wait.timer = loop.call_later(self._timeout_s, wait.late)
-        wait.future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._finish, wait))
+        future = self._threads.submit(wait.work, self._tokenizer)
+        future.add_done_callback(lambda future: loop.call_soon_threadsafe(self._finish, wait, future))
         return wait.cancel
 
     def close(self) -> None:
@@ -110,50 +111,53 @@ class Tokenizer:
         """Stop the threads once what was asked of them is done; blocks until then. Nothing may be asked any more."""
         self._threads.shutdown()
 
-    def _finish(self, wait: "_Wait") -> None:
+    def _finish(self, wait: "_Wait", future: Future[Tokens]) -> None:
+        """A thread is done with it, or was stopped before it came to it."""
         self._pending -= 1
-        if wait.future.cancelled():
+        if future.cancelled():
             return
         tokens: Tokens = None
         try:
-            tokens = wait.future.result()
+            tokens = future.result()
         except TokenizeError:
             self.counts.failed += 1
-        else:
+        if tokens is not None:
             self.counts.encoded += 1
             self.counts.tokens += len(tokens)
         wait.settle(tokens)
 
 
 class _Wait:
-    """One prompt in the threads."""
+    """One prompt for the threads. It stays in their queue until one takes it off; given up before that, it is empty by then."""
 
-    __slots__ = ("_done", "_service", "future", "timer")
+    __slots__ = ("_counts", "_done", "_request", "timer")
 
-    def __init__(self, service: Tokenizer, future: Future[tuple[int, ...]], done: Callable[[Tokens], None]) -> None:
-        self.future = future
+    def __init__(self, counts: TokenizerCounts, request: InferenceRequest, done: Callable[[Tokens], None]) -> None:
         self.timer: asyncio.TimerHandle | None = None
-        self._service = service
+        self._counts = counts
+        self._request: InferenceRequest | None = request
         self._done: Callable[[Tokens], None] | None = done
+
+    def work(self, tokenizer: PromptTokenizer) -> Tokens:
+        """Return the ids, or None at once when nobody waits any more; called in a thread."""
+        request = self._request
+        return None if request is None else tokenizer.encode(request)
 
     def settle(self, tokens: Tokens) -> None:
         """Give the answer, unless that was done before."""
-        done, self._done = self._done, None
-        if self.timer is not None:
-            self.timer.cancel()
+        done = self._done
+        self.cancel()
         if done is not None:
             done(tokens)
 
     def late(self) -> None:
         """The time is over."""
-        self._service.counts.late += 1
-        self.future.cancel()
+        self._counts.late += 1
         self.settle(None)
 
     def cancel(self) -> None:
-        """Nobody waits any more."""
-        self._done = None
-        self.future.cancel()
+        """Nobody waits any more: let go of the request, whose body may be large."""
+        self._done = self._request = None
         if self.timer is not None:
             self.timer.cancel()
 

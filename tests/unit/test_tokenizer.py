@@ -3,8 +3,10 @@
 import asyncio
 import json
 import threading
+import weakref
 
 import pytest
+from msgspec.structs import replace
 
 from epp.errors import ConfigError, TokenizeError
 from epp.model.request import Api, Chat, InferenceRequest, RequestHead
@@ -26,6 +28,13 @@ class Slow:
         if asked.prompt == b"fails":
             raise TokenizeError("no")
         return (1, 2, 3)
+
+
+class Body:
+    """What a request's `chat` holds on to."""
+
+    def __call__(self):
+        raise NotImplementedError
 
 
 def request(prompt=b"the river"):
@@ -123,6 +132,34 @@ def test_what_cannot_be_done_in_the_time_is_not_begun():
         assert answers[1] == (1, 2, 3)
 
     assert run(body, timeout_s=0.1).too_long == 1
+
+
+@pytest.mark.parametrize("ends", ["late", "given up"])
+def test_what_waits_for_a_thread_counts_until_it_is_taken_off_but_holds_no_request(ends):
+    """A thread that hangs on to one prompt must not let an unbounded number of others pile up behind it."""
+
+    async def body(service, slow):
+        answers, gone = [], []
+        for _ in range(3):
+            asked = request(b"x" * 1000)
+            body_of_it = Body()
+            give_up = service.encode(replace(asked, chat=body_of_it), answers.append)
+            gone.append(weakref.ref(body_of_it))
+            await until(slow.began.is_set)
+            if ends == "given up":
+                give_up()
+        del asked, body_of_it, give_up
+        if ends == "late":
+            await until(lambda: len(answers) == 3)
+        assert [one() is None for one in gone[1:]] == [True, True]
+        service.encode(request(), answers.append)
+        await asyncio.sleep(0)
+        assert service.counts.refused == 1
+        slow.let.set()
+        await until(lambda: service._pending == 0)
+
+    counts = run(body, workers=1, queue_max=3, timeout_s=0.05)
+    assert counts.encoded == 1
 
 
 def test_a_wait_that_is_given_up():
