@@ -174,13 +174,19 @@ class Reader:
         self._last: dict[str, Sequence[Series]] = {}
         self._sample = Sample()
 
-    def read(self, page: bytes) -> Sample:
-        """Return what a page says; the same object as before when it says the same."""
+    def read(self, page: bytes) -> Sample | None:
+        """Return what a page says: the same object as before when it says the same; None when not how busy the server is.
+
+        Such a page is another engine's, not an idle server's: vLLM's has the series from the start. Only an engine described
+        without them need not have them.
+        """
         series = {name: family.read(page) for name, family in self._families.items()}
         if any(series[name] is not self._last.get(name) for name in series):
             self._last = series
             self._sample = _sample(self._engine, series)
-        return self._sample
+        sample, engine = self._sample, self._engine
+        silent = sample.waiting is None and sample.running is None
+        return None if silent and (engine.waiting is not None or engine.running is not None) else sample
 
 
 def _sample(engine: Engine, series: Mapping[str, Sequence[Series]]) -> Sample:

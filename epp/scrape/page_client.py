@@ -66,6 +66,8 @@ class Cause(Enum):
     TOO_LARGE = "too-large"
     MALFORMED = "malformed"
     """Not HTTP."""
+    NO_SERIES = "no-series"
+    """A page without the series that say how busy the server is: of another engine, or not of metrics at all."""
 
 
 class PageReader:

@@ -199,9 +199,11 @@ class Poller:
         jitter = self._random.random() if first else 1.0 - JITTER_RATIO * self._random.random()
         if isinstance(result, Cause):
             self._failed(slot, result)
+        elif (sample := self._readers[slot].read(result)) is None:
+            self._failed(slot, Cause.NO_SERIES)
         else:
             self._answered(slot)
-            self._pool.update(slot, self._readers[slot].read(result), self._clock())
+            self._pool.update(slot, sample, self._clock())
         self._stretch[slot] = jitter * 2.0 ** min(int(self._failures[slot]), 10)
 
     def _answered(self, slot: int) -> None:

@@ -12,7 +12,10 @@ from epp.pool.engines import ADAPTERS_PER_ENDPOINT_MAX, EngineConfig, Engines, R
 VLLM_PAGE = (Path(__file__).parents[2] / "data" / "vllm_metrics.txt").read_bytes()
 
 
-def read(page: bytes | str, engine: str = "vllm", engines: Engines | None = None) -> Sample:
+IDLE = "vllm:num_requests_waiting 0\n"
+
+
+def read(page: bytes | str, engine: str = "vllm", engines: Engines | None = None) -> Sample | None:
     endpoint = Endpoint(name="default/a", address="10.0.0.1", port=8000, labels={"llm-d.ai/engine-type": engine})
     return Reader((engines or Engines()).of(endpoint)).read(page if isinstance(page, bytes) else page.encode())
 
@@ -68,18 +71,19 @@ def test_lora_of_several_series_the_one_with_the_highest_value():
         'vllm:lora_requests_info{max_lora="4",running_lora_adapters="a, b",waiting_lora_adapters="c"} 1.7e+09\n'
         'vllm:lora_requests_info{max_lora="4",running_lora_adapters="d",waiting_lora_adapters=""} 1.6e+09\n'
     )
-    sample = read(page)
+    sample = read(IDLE + page)
     assert (sample.adapters, sample.adapters_waiting, sample.adapters_max) == ({"a", "b"}, {"c"}, 4)
 
 
 def test_adapters_are_bounded():
     names = ",".join(f"adapter-{number}" for number in range(2000))
     page = f'vllm:lora_requests_info{{max_lora="1",running_lora_adapters="{names}",waiting_lora_adapters=""}} 1\n'
-    assert len(read(page).adapters) == ADAPTERS_PER_ENDPOINT_MAX
+    assert len(read(IDLE + page).adapters) == ADAPTERS_PER_ENDPOINT_MAX
 
 
 def test_blocks_not_known_yet():
-    assert read('vllm:cache_config_info{block_size="16",num_gpu_blocks="None"} 1.0\n') == Sample(block_tokens=16)
+    page = 'vllm:cache_config_info{block_size="16",num_gpu_blocks="None"} 1.0\n'
+    assert read(IDLE + page) == Sample(waiting=0, block_tokens=16)
 
 
 def test_nonsense_is_cut_to_something_finite():
@@ -92,7 +96,7 @@ def test_another_engine_and_another_default():
     engines = Engines([llama], default="llama.cpp")
     page = 'llamacpp:requests_deferred 6\nb{k="w"} 1\nb{k="v"} 2\n'
     assert read(page, "llama.cpp", engines) == read(page, "no-such-engine", engines) == Sample(waiting=6, block_tokens=2)
-    assert read(page, "vllm", engines) == Sample()
+    assert read(page, "vllm", engines) is None
 
 
 def test_a_built_in_engine_can_be_replaced():
