@@ -134,17 +134,27 @@ class Family:
         return page[start:end] if end >= 0 else page[start:]
 
 
-def value(series: Sequence[Series], labels: Sequence[tuple[str, str]] = ()) -> float | None:
-    """Return the value of the series with these labels; of several the newest by timestamp, the first when none has one.
+def with_labels(series: Sequence[Series], labels: Sequence[tuple[str, str]]) -> Sequence[Series]:
+    """Return the series that have these labels."""
+    return [one for one in series if all(one.labels.get(name) == wanted for name, wanted in labels)] if labels else series
 
-    A value that is not a finite number counts as none.
+
+def values(series: Sequence[Series], parts: Sequence[str]) -> list[float]:
+    """Return a value for each part of a server that reports for itself; what is not a finite number is passed over.
+
+    Args:
+        series: of one metric.
+        parts: the labels that tell the parts from each other. Of several series of one part the newest by timestamp counts, the
+            first when none has one: ranks that work on the same requests report the same.
     """
-    found = [one for one in series if all(one.labels.get(name) == wanted for name, wanted in labels)] if labels else series
-    if not found:
-        return None
-    stamped = [one for one in found if one.timestamp_ms is not None]
-    best = max(stamped, key=lambda one: one.timestamp_ms or 0) if stamped else found[0]
-    return best.value if math.isfinite(best.value) else None
+    found: dict[tuple[str | None, ...], Series] = {}
+    for one in series:
+        if math.isfinite(one.value):
+            part = tuple(map(one.labels.get, parts)) if len(series) > 1 else ()
+            old = found.setdefault(part, one)
+            if (one.timestamp_ms or 0) > (old.timestamp_ms or 0):
+                found[part] = one
+    return [one.value for one in found.values()]
 
 
 def _series(line: bytes) -> Series | None:

@@ -42,6 +42,31 @@ def test_sglang():
     assert read(page, "sglang") == Sample(waiting=3, running=2, kv_usage=0.25, block_tokens=64, blocks=100)
 
 
+def test_data_parallel_ranks_of_vllm_behind_one_port():
+    """Requests are those of all; the number of blocks is in each line that of all."""
+    page = b"\n".join(
+        line if not line.startswith(b"vllm:") else line + b"\n" + line.replace(b'engine="0"', b'engine="1"').replace(b" 0.0", after)
+        for line in VLLM_PAGE.splitlines()
+        for after in (b" 57.0" if line.startswith(b"vllm:num_requests_") else b" 0.5",)
+    )
+    assert read(page) == Sample(waiting=57, running=57, kv_usage=0.25, block_tokens=32, blocks=16384)
+
+
+def test_data_parallel_ranks_of_sglang_are_parts_and_its_tensor_ranks_are_not():
+    page = "".join(
+        f'sglang:{name}{{dp_rank="{dp}",engine_type="unified",model_name="m",pp_rank="0",tp_rank="{tp}"{more}}} {value}\n'
+        for name, values, more in (
+            ("num_running_reqs", (1, 40), ""),
+            ("num_queue_reqs", ("NaN", 33), ""),
+            ("token_usage", (0.0, 0.5), ""),
+            ("cache_config_info", (1, 1), ',page_size="64",num_pages="100"'),
+        )
+        for dp, value in enumerate(values)
+        for tp in (0, 1)
+    )
+    assert read(page, "sglang") == Sample(waiting=33, running=41, kv_usage=0.25, block_tokens=64, blocks=200)
+
+
 def test_trtllm_serve():
     page = (
         "trtllm_num_requests_waiting 1\ntrtllm_num_requests_running 4\ntrtllm_kv_cache_utilization 0.5\n"

@@ -6,9 +6,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from epp.errors import ConfigError
-from epp.pool.exposition import LINE_BYTES_MAX, Family, Spec, parse_spec, value
+from epp.pool.exposition import LINE_BYTES_MAX, Family, Spec, parse_spec, values, with_labels
 
 VLLM_PAGE = (Path(__file__).parents[2] / "data" / "vllm_metrics.txt").read_bytes()
+
+
+def value(series):
+    """Return what a server of one part says, if anything."""
+    return next(iter(values(series, ())), None)
 
 
 def test_every_gauge_and_counter_of_a_real_page_reads_as_a_full_parse_does():
@@ -67,10 +72,16 @@ def test_of_several_series_without_timestamps_the_first():
     assert value(Family("up").read(b'up{e="0"} 1\nup{e="1"} 2\n')) == 1
 
 
+def test_each_part_of_a_server_counts_once():
+    page = b'up{e="0",tp="0"} 1\nup{tp="1",e="0"} 1\nup{e="1",tp="0"} 2\nup{e="2"} NaN\nup{e="3"} +Inf\nup{e="1"} 5 7\nup 9\n'
+    assert values(Family("up").read(page), ("e",)) == [1, 5, 9]
+    assert values(Family("up").read(b'up{e="7"} NaN\n'), ("e",)) == []
+
+
 def test_only_series_with_the_wanted_labels():
     series = Family("up").read(b'up{e="0",k="a"} 1\nup{k="b",e="1"} 2\n')
-    assert value(series, (("k", "b"),)) == 2
-    assert value(series, (("k", "c"),)) is None
+    assert value(with_labels(series, (("k", "b"),))) == 2
+    assert value(with_labels(series, (("k", "c"),))) is None
 
 
 @pytest.mark.parametrize("text", ["NaN", "+Inf", "-Inf", "Inf"])
