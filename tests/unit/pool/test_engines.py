@@ -88,7 +88,14 @@ def test_triton_with_tensorrt_llm():
 
 
 def test_triton():
-    assert read("nv_inference_pending_request_count 2\nnv_inference_exec_count 5\n", "triton") == Sample(waiting=2, running=5)
+    """What waits is that of all models; what runs it does not say, only how much ever ran."""
+    page = (
+        'nv_inference_exec_count{model="llm",version="1"} 123456\n'
+        'nv_inference_pending_request_count{model="pre",version="1"} 0\n'
+        'nv_inference_pending_request_count{model="llm",version="1"} 7\n'
+        'nv_inference_pending_request_count{model="llm",version="2"} 70\n'
+    )
+    assert read(page, "triton") == Sample(waiting=77)
 
 
 def test_lora_of_several_series_the_one_with_the_highest_value():
