@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from epp.errors import ConfigError
 from epp.model.endpoint import ENGINE_LABEL, Endpoint
-from epp.pool.exposition import Family, Series, Spec, parse_spec, values, with_labels
+from epp.pool.exposition import Family, Highest, Series, Spec, parse_spec, values, with_labels
 
 LEGACY_ENGINE_LABEL = "inference.networking.k8s.io/engine-type"
 NUMBER_MAX = 1e9
@@ -170,10 +170,12 @@ class Reader:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         specs = (
-            engine.waiting, engine.running, engine.kv_usage, engine.lora,
+            engine.waiting, engine.running, engine.kv_usage,
             engine.cache_info, engine.block_tokens, engine.blocks,
         )  # fmt: skip
         self._families = {spec.name: Family(spec.name) for spec in specs if spec is not None}
+        if engine.lora is not None:
+            self._families[engine.lora.name] = Highest(engine.lora)
         self._last: dict[str, Sequence[Series]] = {}
         self._sample = Sample()
 

@@ -107,6 +107,18 @@ def test_lora_of_several_series_the_one_with_the_highest_value():
     assert (sample.adapters, sample.adapters_waiting, sample.adapters_max) == ({"a", "b"}, {"c"}, 4)
 
 
+def test_lora_of_more_series_than_are_parsed():
+    """vLLM never takes a set of adapters that once ran together off its page."""
+    old = [f'vllm:lora_requests_info{{running_lora_adapters="old-{number}"}} {1e9 + number}\n' for number in range(3000)]
+    new = 'vllm:lora_requests_info{running_lora_adapters="new"} 1.7e+09\n'
+    reader = Reader(Engines().of(Endpoint(name="default/a", address="10.0.0.1", port=8000)))
+    assert reader.read((IDLE + "".join(old)).encode()).adapters == {"old-2999"}
+    assert reader.read((IDLE + "".join([*old, new])).encode()).adapters == {"new"}
+    assert reader.read(
+        (IDLE + "".join([*old[:7], new.replace("new", "old-7").replace("7e", "8e"), *old[8:], new])).encode()
+    ).adapters == {"old-7"}
+
+
 def test_adapters_are_bounded():
     names = ",".join(f"adapter-{number}" for number in range(2000))
     page = f'vllm:lora_requests_info{{max_lora="1",running_lora_adapters="{names}",waiting_lora_adapters=""}} 1\n'
