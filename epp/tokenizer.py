@@ -44,7 +44,7 @@ class TokenizerCounts:
     """More than can be done in the time."""
     late: int = 0
     failed: int = 0
-    """No template for it, or a template or tokenizer that failed."""
+    """No template for it, a template or tokenizer that failed, or a template that made much of little."""
 
     @property
     def without(self) -> Mapping[str, int]:
@@ -99,7 +99,7 @@ class Tokenizer:
         self._pending += 1
         wait = _Wait(self.counts, request, done)
         wait.timer = loop.call_later(self._timeout_s, wait.late)
-        future = self._threads.submit(wait.work, self._tokenizer)
+        future = self._threads.submit(wait.work, self._tokenizer, self._bytes_max)
         future.add_done_callback(lambda future: loop.call_soon_threadsafe(self._finish, wait, future))
         return wait.cancel
 
@@ -138,10 +138,10 @@ class _Wait:
         self._request: InferenceRequest | None = request
         self._done: Callable[[Tokens], None] | None = done
 
-    def work(self, tokenizer: PromptTokenizer) -> Tokens:
+    def work(self, tokenizer: PromptTokenizer, chars_max: int) -> Tokens:
         """Return the ids, or None at once when nobody waits any more; called in a thread."""
         request = self._request
-        return None if request is None else tokenizer.encode(request)
+        return None if request is None else tokenizer.encode(request, chars_max)
 
     def settle(self, tokens: Tokens) -> None:
         """Give the answer, unless that was done before."""

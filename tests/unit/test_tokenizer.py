@@ -4,12 +4,14 @@ import asyncio
 import json
 import threading
 import weakref
+from datetime import datetime
 
 import pytest
 from msgspec.structs import replace
 
 from epp.errors import ConfigError, TokenizeError
 from epp.model.request import Api, Chat, InferenceRequest, RequestHead
+from epp.prefix.tokens import ChatTemplate, PromptTokenizer
 from epp.scheduling.settings import TokenProducer
 from epp.testing import tokenizer as stand_in
 from epp.tokenizer import BYTES_PER_S, Tokenizer, load_tokenizer
@@ -22,7 +24,7 @@ class Slow:
         self.let = threading.Event()
         self.began = threading.Event()
 
-    def encode(self, asked):
+    def encode(self, asked, chars_max):
         self.began.set()
         assert self.let.wait(10)
         if asked.prompt == b"fails":
@@ -132,6 +134,21 @@ def test_what_cannot_be_done_in_the_time_is_not_begun():
         assert answers[1] == (1, 2, 3)
 
     assert run(body, timeout_s=0.1).too_long == 1
+
+
+def test_nor_is_what_a_template_makes_too_long():
+    """A field of a message that only the template knows is no part of what the parsers call the prompt."""
+    chat = Chat(messages=[{"role": "user", "content": "hi", "thinking": "river " * (BYTES_PER_S // 50)}])
+
+    async def body():
+        template = ChatTemplate("{{ messages[0].thinking }}", {}, datetime.now)
+        service, answers = Tokenizer(PromptTokenizer(stand_in.tokenizer(), template), timeout_s=0.1), []
+        service.encode(InferenceRequest(head=RequestHead(), api=Api.CHAT, prompt=b"hi", chat=lambda: chat), answers.append)
+        await until(lambda: answers)
+        service.close()
+        return answers, service.counts.failed
+
+    assert asyncio.run(body()) == ([None], 1)
 
 
 @pytest.mark.parametrize("ends", ["late", "given up"])
