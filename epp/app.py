@@ -289,6 +289,7 @@ class Picker:
             candidacies=self._cluster.candidacies if self._cluster is not None else tuple,
             pool_name=self._options.pool_name,
             saturation=self.assembly.director.saturation,
+            untokenized=lambda: self.assembly.untokenized,
             bodies_held=lambda: self._held.held,
             poll_errors=lambda: {cause.value: count for cause, count in self.assembly.poller.errors.items()},
         )

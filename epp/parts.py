@@ -18,7 +18,7 @@ from epp.scheduling.api import Producer
 from epp.scheduling.build import Plan
 from epp.scheduling.producers.prefix_chain import PrefixChainProducer
 from epp.scheduling.settings import MetricsDataSource
-from epp.scrape.page_client import make_tls
+from epp.scrape.page_tls import PageTls
 from epp.scrape.poller import Pace, Target
 from epp.sockets import ANY_ADDRESS
 from epp.transport.base import Transport, TransportOptions
@@ -139,11 +139,11 @@ def target(source: MetricsDataSource) -> Target:
     return Target(scheme=source.scheme, path=source.path, port=source.port, tls=_page_tls(source))
 
 
-def _page_tls(source: MetricsDataSource) -> SSLContext | None:
+def _page_tls(source: MetricsDataSource) -> PageTls | None:
     """Return how the connections to the endpoints' metrics are secured; None for plain HTTP."""
     if source.scheme != "https":
         return None
-    return make_tls(
+    return PageTls(
         verify=not source.insecure_skip_verify,
         ca_path=source.ca_cert_path,
         cert_path=source.client_cert_path,

@@ -1,11 +1,11 @@
 """Prompts to token ids, off the event loop: what the director asks when a strategy needs ids that a request does not carry.
 
-A few threads, a bounded queue in front of them, and a time after which the request goes on without: tokens are an advantage, never
-a condition.
+A few threads, a bounded queue in front of them, a time after which the request goes on without, and a length that cannot be done in
+that time: tokens are an advantage, never a condition.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,7 +24,10 @@ WORKERS: Final = 2
 QUEUE_MAX: Final = 64
 """Prompts that wait or are worked on; further ones go on without tokens at once."""
 TIMEOUT_S: Final = 0.2
-"""Enough for some 50 000 tokens."""
+"""Enough for some 100 000 tokens."""
+BYTES_PER_S: Final = 2_000_000
+"""What a thread can be trusted to tokenize; measured: 3.5 MB. A prompt that would take longer than the timeout is not begun: a
+thread cannot be stopped, and it would work for seconds, in a hundred times the prompt's memory, for ids that come too late."""
 
 Tokens = tuple[int, ...] | None
 
@@ -37,9 +40,16 @@ class TokenizerCounts:
     tokens: int = 0
     refused: int = 0
     """The queue was full."""
+    too_long: int = 0
+    """More than can be done in the time."""
     late: int = 0
     failed: int = 0
-    """No template for it, or a template or tokenizer that failed."""
+    """No template for it, a template or tokenizer that failed, or a template that made much of little."""
+
+    @property
+    def without(self) -> Mapping[str, int]:
+        """Those that went on without ids, by reason."""
+        return {"queue-full": self.refused, "too-long": self.too_long, "late": self.late, "failed": self.failed}
 
 
 class Tokenizer:
@@ -59,6 +69,7 @@ class Tokenizer:
         self._tokenizer = tokenizer
         self._queue_max = queue_max
         self._timeout_s = timeout_s
+        self._bytes_max = int(timeout_s * BYTES_PER_S)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="tokenizer")
         self._pending = 0
 
@@ -79,13 +90,17 @@ class Tokenizer:
             A function that gives up the wait: `done` is not called any more.
         """
         loop = asyncio.get_running_loop()
+        if len(request.prompt) > self._bytes_max:
+            self.counts.too_long += 1
+            return loop.call_soon(done, None).cancel
         if self._pending >= self._queue_max:
             self.counts.refused += 1
             return loop.call_soon(done, None).cancel
         self._pending += 1
-        wait = _Wait(self, self._threads.submit(self._tokenizer.encode, request), done)
+        wait = _Wait(self.counts, request, done)
         wait.timer = loop.call_later(self._timeout_s, wait.late)
-        wait.future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._finish, wait))
+        future = self._threads.submit(wait.work, self._tokenizer, self._bytes_max)
+        future.add_done_callback(lambda future: loop.call_soon_threadsafe(self._finish, wait, future))
         return wait.cancel
 
     def close(self) -> None:
@@ -96,50 +111,53 @@ class Tokenizer:
         """Stop the threads once what was asked of them is done; blocks until then. Nothing may be asked any more."""
         self._threads.shutdown()
 
-    def _finish(self, wait: "_Wait") -> None:
+    def _finish(self, wait: "_Wait", future: Future[Tokens]) -> None:
+        """A thread is done with it, or was stopped before it came to it."""
         self._pending -= 1
-        if wait.future.cancelled():
+        if future.cancelled():
             return
         tokens: Tokens = None
         try:
-            tokens = wait.future.result()
+            tokens = future.result()
         except TokenizeError:
             self.counts.failed += 1
-        else:
+        if tokens is not None:
             self.counts.encoded += 1
             self.counts.tokens += len(tokens)
         wait.settle(tokens)
 
 
 class _Wait:
-    """One prompt in the threads."""
+    """One prompt for the threads. It stays in their queue until one takes it off; given up before that, it is empty by then."""
 
-    __slots__ = ("_done", "_service", "future", "timer")
+    __slots__ = ("_counts", "_done", "_request", "timer")
 
-    def __init__(self, service: Tokenizer, future: Future[tuple[int, ...]], done: Callable[[Tokens], None]) -> None:
-        self.future = future
+    def __init__(self, counts: TokenizerCounts, request: InferenceRequest, done: Callable[[Tokens], None]) -> None:
         self.timer: asyncio.TimerHandle | None = None
-        self._service = service
+        self._counts = counts
+        self._request: InferenceRequest | None = request
         self._done: Callable[[Tokens], None] | None = done
+
+    def work(self, tokenizer: PromptTokenizer, chars_max: int) -> Tokens:
+        """Return the ids, or None at once when nobody waits any more; called in a thread."""
+        request = self._request
+        return None if request is None else tokenizer.encode(request, chars_max)
 
     def settle(self, tokens: Tokens) -> None:
         """Give the answer, unless that was done before."""
-        done, self._done = self._done, None
-        if self.timer is not None:
-            self.timer.cancel()
+        done = self._done
+        self.cancel()
         if done is not None:
             done(tokens)
 
     def late(self) -> None:
         """The time is over."""
-        self._service.counts.late += 1
-        self.future.cancel()
+        self._counts.late += 1
         self.settle(None)
 
     def cancel(self) -> None:
-        """Nobody waits any more."""
-        self._done = None
-        self.future.cancel()
+        """Nobody waits any more: let go of the request, whose body may be large."""
+        self._done = self._request = None
         if self.timer is not None:
             self.timer.cancel()
 

@@ -7,7 +7,7 @@ requests. What the new configuration does not use is parked (`parking`), and clo
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -135,6 +135,11 @@ class Assembly:
     def plan(self) -> Plan:
         """What is in force."""
         return self.prepared.plan
+
+    @property
+    def untokenized(self) -> Mapping[str, int]:
+        """Prompts that the tokenizer in force let go without ids, by reason; empty where there is none."""
+        return self.prepared.tokenizer.counts.without if self.prepared.tokenizer is not None else {}
 
     def rehearse(self, plan: Plan) -> tuple[str, ...]:
         """Have every profile rate the pool as it is, and return what is doubtful about the outcome.

@@ -5,8 +5,9 @@ of the built-in engines are those of the model-server protocol of the Gateway AP
 configuration (`engineConfigs`), in the same words as the reference's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Annotated, Any
 
 import msgspec
@@ -14,11 +15,16 @@ from msgspec import Meta
 
 from epp.errors import ConfigError
 from epp.model.endpoint import ENGINE_LABEL, Endpoint
-from epp.pool.exposition import Family, Series, Spec, parse_spec, value
+from epp.pool.exposition import Family, Highest, Series, Spec, parse_spec, values, with_labels
 
 LEGACY_ENGINE_LABEL = "inference.networking.k8s.io/engine-type"
 NUMBER_MAX = 1e9
 """No count of requests, tokens or blocks is larger; what claims to be is cut, so that columns stay finite."""
+PARTS = ("engine", "dp_rank", "model", "version")
+"""Labels by which parts of a server report for themselves: data-parallel ranks (vLLM, SGLang) and models (Triton). Ranks that share
+a model (`tp_rank`, `pp_rank`) work on the same requests and report the same."""
+INFO_PARTS = ("dp_rank",)
+"""The same of block counts in labels: what vLLM says of each engine is the number of all engines together."""
 ADAPTERS_PER_ENDPOINT_MAX = 256
 """LoRA adapters of one endpoint that are looked at, in alphabetical order."""
 
@@ -113,11 +119,8 @@ BUILT_IN = (
         cache_block_size_spec="nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=tokens_per}",
         cache_num_blocks_spec="nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=max}",
     ),
-    EngineConfig(
-        name="triton",
-        queued_requests_spec="nv_inference_pending_request_count",
-        running_requests_spec="nv_inference_exec_count",
-    ),
+    # The reference reads `nv_inference_exec_count` as what runs; it counts all that ever ran.
+    EngineConfig(name="triton", queued_requests_spec="nv_inference_pending_request_count"),
 )
 
 
@@ -167,49 +170,62 @@ class Reader:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         specs = (
-            engine.waiting, engine.running, engine.kv_usage, engine.lora,
+            engine.waiting, engine.running, engine.kv_usage,
             engine.cache_info, engine.block_tokens, engine.blocks,
         )  # fmt: skip
         self._families = {spec.name: Family(spec.name) for spec in specs if spec is not None}
+        if engine.lora is not None:
+            self._families[engine.lora.name] = Highest(engine.lora)
         self._last: dict[str, Sequence[Series]] = {}
         self._sample = Sample()
 
-    def read(self, page: bytes) -> Sample:
-        """Return what a page says; the same object as before when it says the same."""
+    def read(self, page: bytes) -> Sample | None:
+        """Return what a page says: the same object as before when it says the same; None when not how busy the server is.
+
+        Such a page is another engine's, not an idle server's: vLLM's has the series from the start. Only an engine described
+        without them need not have them.
+        """
         series = {name: family.read(page) for name, family in self._families.items()}
         if any(series[name] is not self._last.get(name) for name in series):
             self._last = series
             self._sample = _sample(self._engine, series)
-        return self._sample
+        sample, engine = self._sample, self._engine
+        silent = sample.waiting is None and sample.running is None
+        return None if silent and (engine.waiting is not None or engine.running is not None) else sample
 
 
 def _sample(engine: Engine, series: Mapping[str, Sequence[Series]]) -> Sample:
-    def number(spec: Spec | None) -> float | None:
-        found = None if spec is None else value(series[spec.name], spec.labels)
-        return None if found is None else min(NUMBER_MAX, max(0.0, found))
+    def of(spec: Spec | None) -> Sequence[Series]:
+        return () if spec is None else with_labels(series[spec.name], spec.labels)
 
-    block_tokens, blocks = number(engine.block_tokens), number(engine.blocks)
-    info = _labels(engine.cache_info, series)
-    lora = _labels(engine.lora, series)
-    kv_usage = number(engine.kv_usage)
+    def number(spec: Spec | None, together: Callable[[Iterable[float]], float] = sum, most: float = NUMBER_MAX) -> float | None:
+        found = [min(most, max(0.0, value)) for value in values(of(spec), PARTS)]
+        return together(found) if found else None
+
+    block_tokens, blocks = number(engine.block_tokens, max), number(engine.blocks)
+    info, lora = of(engine.cache_info), _highest(of(engine.lora))
     return Sample(
         waiting=number(engine.waiting),
         running=number(engine.running),
-        kv_usage=None if kv_usage is None else min(1.0, kv_usage),
-        block_tokens=_integer(info.get(engine.block_label)) if block_tokens is None else int(block_tokens),
-        blocks=_integer(info.get(engine.blocks_label)) if blocks is None else int(blocks),
+        kv_usage=number(engine.kv_usage, fmean, 1.0),
+        block_tokens=_integer(_highest(info).get(engine.block_label)) if block_tokens is None else int(block_tokens),
+        blocks=_blocks(info, engine.blocks_label) if blocks is None else int(blocks),
         adapters=_names(lora.get("running_lora_adapters", "")),
         adapters_waiting=_names(lora.get("waiting_lora_adapters", "")),
         adapters_max=_integer(lora.get("max_lora")) or 0,
     )
 
 
-def _labels(spec: Spec | None, series: Mapping[str, Sequence[Series]]) -> Mapping[str, str]:
+def _highest(series: Sequence[Series]) -> Mapping[str, str]:
     """Return the labels of an info series; of several the one with the highest value, which for LoRA is the latest."""
-    if spec is None:
-        return {}
-    found = [one for one in series[spec.name] if all(one.labels.get(name) == wanted for name, wanted in spec.labels)]
-    return max(found, key=lambda one: one.value).labels if found else {}
+    return max(series, key=lambda one: one.value).labels if series else {}
+
+
+def _blocks(info: Sequence[Series], label: str) -> int | None:
+    """Return the number of blocks that an info series has in a label, all parts together; None while none is known."""
+    first = {tuple(map(one.labels.get, INFO_PARTS)): _integer(one.labels.get(label)) for one in reversed(info)}
+    known = [blocks for blocks in first.values() if blocks is not None]
+    return sum(known) if known else None
 
 
 def _names(text: str) -> frozenset[str]:

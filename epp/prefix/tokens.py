@@ -23,6 +23,9 @@ from epp.model.request import Api, Chat, InferenceRequest
 PROMPTS_SEPARATOR: Final = b"\xff"
 """Between the prompts of a batch, as the parsers put it; no byte of UTF-8."""
 
+CHARS_MAX: Final = 16 << 20
+"""Longest text that is tokenized, where nobody says less."""
+
 TEXTS: Final = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal", "thinking": "thinking"}
 """Types of parts that are text for a template, each with the field that has it."""
 
@@ -119,15 +122,21 @@ class PromptTokenizer:
         self._tokenizer = tokenizer
         self._template = template
 
-    def encode(self, request: InferenceRequest) -> tuple[int, ...]:
+    def encode(self, request: InferenceRequest, chars_max: int = CHARS_MAX) -> tuple[int, ...]:
         """Return the token ids of a prompt.
 
+        Args:
+            request: whose prompt.
+            chars_max: longest text; a template may write what is no part of `prompt`, as fields of messages that it alone knows.
+
         Raises:
-            TokenizeError: this API or this conversation cannot be rendered here.
+            TokenizeError: this API or this conversation cannot be rendered here, or the text is longer than that.
 
         Cost: about 2 us per token. The GIL is released while tokenizing, since `encode_batch` does so and `encode` does not.
         """
         texts, special = self._texts(request)
+        if sum(map(len, texts)) > chars_max:
+            raise TokenizeError("the rendered prompt is too long")
         try:
             encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=special)
         except Exception as error:  # noqa: BLE001 - the library raises bare exceptions, which may hold text of the prompt

@@ -14,10 +14,8 @@ import asyncio
 import re
 from collections.abc import Callable
 from enum import Enum
-from ssl import CERT_NONE, SSLContext, create_default_context
+from ssl import SSLContext
 from typing import cast
-
-from epp.errors import ConfigError
 
 HEAD_BYTES_MAX = 16_384
 """Longest status line and headers."""
@@ -27,30 +25,6 @@ _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,12})[ \t]*\r\n", re.IGNOR
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*\r\n", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection:[^\r]*\bclose\b", re.IGNORECASE)
 _CHUNK = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n")
-
-
-def make_tls(*, verify: bool = False, ca_path: str = "", cert_path: str = "", key_path: str = "") -> SSLContext:
-    """Return how to secure connections to endpoints; blocks to read the files.
-
-    Args:
-        verify: whether their certificates are checked; model servers in a cluster mostly have self-signed ones.
-        ca_path: PEM file of the authorities to trust; empty: those of the system.
-        cert_path: PEM file of our own certificate, if they want one.
-        key_path: PEM file of its key.
-
-    Raises:
-        ConfigError: a file cannot be read or is not what it should be.
-    """
-    try:
-        tls = create_default_context(cafile=ca_path or None)
-        if cert_path:
-            tls.load_cert_chain(cert_path, key_path or None)
-    except OSError as error:  # SSLError is one
-        raise ConfigError(f"certificates for scraping: {error}") from None
-    if not verify:
-        tls.check_hostname = False
-        tls.verify_mode = CERT_NONE
-    return tls
 
 
 class Cause(Enum):
@@ -66,6 +40,8 @@ class Cause(Enum):
     TOO_LARGE = "too-large"
     MALFORMED = "malformed"
     """Not HTTP."""
+    NO_SERIES = "no-series"
+    """A page without the series that say how busy the server is: of another engine, or not of metrics at all."""
 
 
 class PageReader:
@@ -224,10 +200,12 @@ class Connection:
         port: and port.
         request: the request, as it goes over the wire.
         bytes_max: longest page.
-        tls: how to secure the connection; None for plain text.
+        tls: returns how to secure a connection that is about to be made; None for plain text.
     """
 
-    def __init__(self, host: str, port: int, request: bytes, *, bytes_max: int, tls: SSLContext | None = None) -> None:
+    def __init__(
+        self, host: str, port: int, request: bytes, *, bytes_max: int, tls: Callable[[], SSLContext] | None = None
+    ) -> None:
         self._host, self._port, self._request = host, port, request
         self._bytes_max = bytes_max
         self._tls = tls
@@ -259,7 +237,8 @@ class Connection:
 
     async def _connect(self) -> None:
         try:
-            _, wire = await asyncio.get_running_loop().create_connection(_Wire, self._host, self._port, ssl=self._tls)
+            tls = self._tls() if self._tls is not None else None
+            _, wire = await asyncio.get_running_loop().create_connection(_Wire, self._host, self._port, ssl=tls)
         except OSError:  # refused, unreachable, not the TLS we want
             self._opening = None
             self._finish(Cause.CONNECT)

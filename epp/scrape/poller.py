@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from random import Random
-from ssl import SSLContext
 
 import numpy as np
 
@@ -23,7 +22,8 @@ from epp.model.endpoint import Endpoint, join_host_port
 from epp.model.match import BoolColumn, IntColumn
 from epp.pool.engines import Engines, Reader
 from epp.pool.state import Changes, PoolState
-from epp.scrape.page_client import Cause, Connection, make_tls
+from epp.scrape.page_client import Cause, Connection
+from epp.scrape.page_tls import PageTls
 
 TICK_S = 0.025
 """How exactly due times are kept. Polls that fall due together are cheaper: with 100 idle endpoints, a poll costs 0.25 ms of CPU at
@@ -39,8 +39,8 @@ _log = logging.getLogger(__name__)
 
 
 @cache
-def _any_tls() -> SSLContext:
-    return make_tls()
+def _any_tls() -> PageTls:
+    return PageTls()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Target:
     path: str = "/metrics"
     port: int | None = None
     """None: the endpoint's own."""
-    tls: SSLContext | None = None
+    tls: PageTls | None = None
     """How to secure `https`; None: encrypted, whatever the certificate."""
 
     def connection(self, endpoint: Endpoint, bytes_max: int) -> Connection:
@@ -60,7 +60,7 @@ class Target:
         port = self.port or endpoint.port
         host = join_host_port(endpoint.address, port)
         request = f"GET {self.path} HTTP/1.1\r\nHost: {host}\r\nAccept: text/plain;version=0.0.4\r\nUser-Agent: epp\r\n\r\n"
-        tls = (self.tls or _any_tls()) if self.scheme == "https" else None
+        tls = (self.tls or _any_tls()).context if self.scheme == "https" else None
         return Connection(endpoint.address, port, request.encode(), bytes_max=bytes_max, tls=tls)
 
 
@@ -199,9 +199,11 @@ class Poller:
         jitter = self._random.random() if first else 1.0 - JITTER_RATIO * self._random.random()
         if isinstance(result, Cause):
             self._failed(slot, result)
+        elif (sample := self._readers[slot].read(result)) is None:
+            self._failed(slot, Cause.NO_SERIES)
         else:
             self._answered(slot)
-            self._pool.update(slot, self._readers[slot].read(result), self._clock())
+            self._pool.update(slot, sample, self._clock())
         self._stretch[slot] = jitter * 2.0 ** min(int(self._failures[slot]), 10)
 
     def _answered(self, slot: int) -> None:

@@ -122,6 +122,7 @@ REJECTIONS = Series("epp_rejections_total", "counter", "Requests answered by the
 OVER = Series("epp_requests_total", "counter", "Requests that are over, but for those shed or refused by their own fault.")
 FAILED = Series("epp_requests_failed_total", "counter", "Of those, failed: a 5xx, no answer, or no endpoint.")
 OUTCOMES = Series("epp_outcomes_total", "counter", "How requests with an endpoint ended.", ("end",))
+UNTOKENIZED = Series("epp_untokenized_prompts_total", "counter", "Prompts that went on without token ids, by reason.", ("reason",))
 COMPARED = Series("epp_compared_prompt_tokens_total", "counter", "Prompt tokens of requests with a cache report.", ("strategy",))
 PREDICTED = Series("epp_predicted_cached_tokens_total", "counter", "Of those, believed cached at decision.", ("strategy",))
 REPORTED = Series("epp_reported_cached_tokens_total", "counter", "Of those, cached as the server reports.", ("strategy",))

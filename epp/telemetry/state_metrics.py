@@ -84,6 +84,8 @@ class Sources:
     saturation: Callable[[], float] = float
     poll_errors: Callable[[], Mapping[str, int]] = dict
     """Metrics pages not read since the start, by cause."""
+    untokenized: Callable[[], Mapping[str, int]] = dict
+    """Prompts that the tokenizer let go without ids, by reason; nothing where there is none."""
     bodies_held: Callable[[], int] = int
     """Bytes of request bodies."""
     watched: Callable[[], Iterable[Watched]] = tuple
@@ -229,3 +231,4 @@ def _process(sources: Sources) -> Iterator[Taken]:
         yield _one(series, ((), float(value)))
     yield _one(s.POLL_ERRORS, ((SOURCE_TYPE,), sum(errors.values())))
     yield _one(s.SCRAPE_ERRORS, *(((cause,), count) for cause, count in errors.items()))
+    yield _one(s.UNTOKENIZED, *(((reason,), count) for reason, count in sources.untokenized().items()))

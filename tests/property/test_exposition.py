@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from epp.model.endpoint import Endpoint
 from epp.pool.engines import Engines, Reader
-from epp.pool.exposition import Family
+from epp.pool.exposition import Family, Highest, Spec
 
 ENDPOINT = Endpoint(name="default/a", address="10.0.0.1", port=8000)
 NAMES = ["vllm:num_requests_waiting", "vllm:num_requests_waiting_by_reason", "vllm:num", "a", "a_b", "up"]
@@ -54,6 +54,7 @@ def seen(value: float) -> str:
 @given(st.lists(pages(), min_size=1, max_size=3))
 def test_the_scanner_sees_what_the_parser_sees(sequence):
     families = {name: Family(name) for name in NAMES}
+    highest = {name: Highest(Spec(name)) for name in NAMES}
     for page in sequence:
         parsed = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
         for name, family in families.items():
@@ -63,6 +64,8 @@ def test_the_scanner_sees_what_the_parser_sees(sequence):
                 if sample.name == name
             ]
             assert [(dict(one.labels), seen(one.value), one.timestamp_ms) for one in family.read(page.encode())] == wanted
+            finite = [sample.value for sample in parsed if sample.name == name and math.isfinite(sample.value)]
+            assert not finite or [one.value for one in highest[name].read(page.encode())] == [max(finite)]
 
 
 @given(st.lists(st.binary(max_size=200) | st.sampled_from(NAMES).map(lambda name: b"\n" + name.encode() + b"{"), max_size=6))
@@ -72,4 +75,4 @@ def test_the_scanner_sees_what_the_parser_sees(sequence):
 def test_whatever_the_bytes_there_is_an_answer(parts):
     reader = Reader(Engines().of(ENDPOINT))
     sample = reader.read(b"".join(parts))
-    assert sample.waiting is None or 0 <= sample.waiting < math.inf
+    assert sample is None or sample.waiting is None or 0 <= sample.waiting < math.inf

@@ -3,14 +3,18 @@
 import asyncio
 import json
 import threading
+import weakref
+from datetime import datetime
 
 import pytest
+from msgspec.structs import replace
 
 from epp.errors import ConfigError, TokenizeError
 from epp.model.request import Api, Chat, InferenceRequest, RequestHead
+from epp.prefix.tokens import ChatTemplate, PromptTokenizer
 from epp.scheduling.settings import TokenProducer
 from epp.testing import tokenizer as stand_in
-from epp.tokenizer import Tokenizer, load_tokenizer
+from epp.tokenizer import BYTES_PER_S, Tokenizer, load_tokenizer
 
 
 class Slow:
@@ -20,12 +24,19 @@ class Slow:
         self.let = threading.Event()
         self.began = threading.Event()
 
-    def encode(self, asked):
+    def encode(self, asked, chars_max):
         self.began.set()
         assert self.let.wait(10)
         if asked.prompt == b"fails":
             raise TokenizeError("no")
         return (1, 2, 3)
+
+
+class Body:
+    """What a request's `chat` holds on to."""
+
+    def __call__(self):
+        raise NotImplementedError
 
 
 def request(prompt=b"the river"):
@@ -108,6 +119,64 @@ def test_the_queue_is_bounded():
         assert answers[2:] == [(1, 2, 3)] * 4
 
     assert run(body, queue_max=3, workers=1).refused == 2
+
+
+def test_what_cannot_be_done_in_the_time_is_not_begun():
+    async def body(service, slow):
+        answers = []
+        service.encode(request(b"x" * (BYTES_PER_S // 10 + 1)), answers.append)
+        await until(lambda: answers)
+        assert answers == [None]
+        assert not slow.began.is_set()
+        slow.let.set()
+        service.encode(request(b"x" * (BYTES_PER_S // 10)), answers.append)
+        await until(lambda: len(answers) == 2)
+        assert answers[1] == (1, 2, 3)
+
+    assert run(body, timeout_s=0.1).too_long == 1
+
+
+def test_nor_is_what_a_template_makes_too_long():
+    """A field of a message that only the template knows is no part of what the parsers call the prompt."""
+    chat = Chat(messages=[{"role": "user", "content": "hi", "thinking": "river " * (BYTES_PER_S // 50)}])
+
+    async def body():
+        template = ChatTemplate("{{ messages[0].thinking }}", {}, datetime.now)
+        service, answers = Tokenizer(PromptTokenizer(stand_in.tokenizer(), template), timeout_s=0.1), []
+        service.encode(InferenceRequest(head=RequestHead(), api=Api.CHAT, prompt=b"hi", chat=lambda: chat), answers.append)
+        await until(lambda: answers)
+        service.close()
+        return answers, service.counts.failed
+
+    assert asyncio.run(body()) == ([None], 1)
+
+
+@pytest.mark.parametrize("ends", ["late", "given up"])
+def test_what_waits_for_a_thread_counts_until_it_is_taken_off_but_holds_no_request(ends):
+    """A thread that hangs on to one prompt must not let an unbounded number of others pile up behind it."""
+
+    async def body(service, slow):
+        answers, gone = [], []
+        for _ in range(3):
+            asked = request(b"x" * 1000)
+            body_of_it = Body()
+            give_up = service.encode(replace(asked, chat=body_of_it), answers.append)
+            gone.append(weakref.ref(body_of_it))
+            await until(slow.began.is_set)
+            if ends == "given up":
+                give_up()
+        del asked, body_of_it, give_up
+        if ends == "late":
+            await until(lambda: len(answers) == 3)
+        assert [one() is None for one in gone[1:]] == [True, True]
+        service.encode(request(), answers.append)
+        await asyncio.sleep(0)
+        assert service.counts.refused == 1
+        slow.let.set()
+        await until(lambda: service._pending == 0)
+
+    counts = run(body, workers=1, queue_max=3, timeout_s=0.05)
+    assert counts.encoded == 1
 
 
 def test_a_wait_that_is_given_up():

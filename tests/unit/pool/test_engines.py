@@ -12,7 +12,10 @@ from epp.pool.engines import ADAPTERS_PER_ENDPOINT_MAX, EngineConfig, Engines, R
 VLLM_PAGE = (Path(__file__).parents[2] / "data" / "vllm_metrics.txt").read_bytes()
 
 
-def read(page: bytes | str, engine: str = "vllm", engines: Engines | None = None) -> Sample:
+IDLE = "vllm:num_requests_waiting 0\n"
+
+
+def read(page: bytes | str, engine: str = "vllm", engines: Engines | None = None) -> Sample | None:
     endpoint = Endpoint(name="default/a", address="10.0.0.1", port=8000, labels={"llm-d.ai/engine-type": engine})
     return Reader((engines or Engines()).of(endpoint)).read(page if isinstance(page, bytes) else page.encode())
 
@@ -39,6 +42,31 @@ def test_sglang():
     assert read(page, "sglang") == Sample(waiting=3, running=2, kv_usage=0.25, block_tokens=64, blocks=100)
 
 
+def test_data_parallel_ranks_of_vllm_behind_one_port():
+    """Requests are those of all; the number of blocks is in each line that of all."""
+    page = b"\n".join(
+        line if not line.startswith(b"vllm:") else line + b"\n" + line.replace(b'engine="0"', b'engine="1"').replace(b" 0.0", after)
+        for line in VLLM_PAGE.splitlines()
+        for after in (b" 57.0" if line.startswith(b"vllm:num_requests_") else b" 0.5",)
+    )
+    assert read(page) == Sample(waiting=57, running=57, kv_usage=0.25, block_tokens=32, blocks=16384)
+
+
+def test_data_parallel_ranks_of_sglang_are_parts_and_its_tensor_ranks_are_not():
+    page = "".join(
+        f'sglang:{name}{{dp_rank="{dp}",engine_type="unified",model_name="m",pp_rank="0",tp_rank="{tp}"{more}}} {value}\n'
+        for name, values, more in (
+            ("num_running_reqs", (1, 40), ""),
+            ("num_queue_reqs", ("NaN", 33), ""),
+            ("token_usage", (0.0, 0.5), ""),
+            ("cache_config_info", (1, 1), ',page_size="64",num_pages="100"'),
+        )
+        for dp, value in enumerate(values)
+        for tp in (0, 1)
+    )
+    assert read(page, "sglang") == Sample(waiting=33, running=41, kv_usage=0.25, block_tokens=64, blocks=200)
+
+
 def test_trtllm_serve():
     page = (
         "trtllm_num_requests_waiting 1\ntrtllm_num_requests_running 4\ntrtllm_kv_cache_utilization 0.5\n"
@@ -60,7 +88,14 @@ def test_triton_with_tensorrt_llm():
 
 
 def test_triton():
-    assert read("nv_inference_pending_request_count 2\nnv_inference_exec_count 5\n", "triton") == Sample(waiting=2, running=5)
+    """What waits is that of all models; what runs it does not say, only how much ever ran."""
+    page = (
+        'nv_inference_exec_count{model="llm",version="1"} 123456\n'
+        'nv_inference_pending_request_count{model="pre",version="1"} 0\n'
+        'nv_inference_pending_request_count{model="llm",version="1"} 7\n'
+        'nv_inference_pending_request_count{model="llm",version="2"} 70\n'
+    )
+    assert read(page, "triton") == Sample(waiting=77)
 
 
 def test_lora_of_several_series_the_one_with_the_highest_value():
@@ -68,18 +103,31 @@ def test_lora_of_several_series_the_one_with_the_highest_value():
         'vllm:lora_requests_info{max_lora="4",running_lora_adapters="a, b",waiting_lora_adapters="c"} 1.7e+09\n'
         'vllm:lora_requests_info{max_lora="4",running_lora_adapters="d",waiting_lora_adapters=""} 1.6e+09\n'
     )
-    sample = read(page)
+    sample = read(IDLE + page)
     assert (sample.adapters, sample.adapters_waiting, sample.adapters_max) == ({"a", "b"}, {"c"}, 4)
+
+
+def test_lora_of_more_series_than_are_parsed():
+    """vLLM never takes a set of adapters that once ran together off its page."""
+    old = [f'vllm:lora_requests_info{{running_lora_adapters="old-{number}"}} {1e9 + number}\n' for number in range(3000)]
+    new = 'vllm:lora_requests_info{running_lora_adapters="new"} 1.7e+09\n'
+    reader = Reader(Engines().of(Endpoint(name="default/a", address="10.0.0.1", port=8000)))
+    assert reader.read((IDLE + "".join(old)).encode()).adapters == {"old-2999"}
+    assert reader.read((IDLE + "".join([*old, new])).encode()).adapters == {"new"}
+    assert reader.read(
+        (IDLE + "".join([*old[:7], new.replace("new", "old-7").replace("7e", "8e"), *old[8:], new])).encode()
+    ).adapters == {"old-7"}
 
 
 def test_adapters_are_bounded():
     names = ",".join(f"adapter-{number}" for number in range(2000))
     page = f'vllm:lora_requests_info{{max_lora="1",running_lora_adapters="{names}",waiting_lora_adapters=""}} 1\n'
-    assert len(read(page).adapters) == ADAPTERS_PER_ENDPOINT_MAX
+    assert len(read(IDLE + page).adapters) == ADAPTERS_PER_ENDPOINT_MAX
 
 
 def test_blocks_not_known_yet():
-    assert read('vllm:cache_config_info{block_size="16",num_gpu_blocks="None"} 1.0\n') == Sample(block_tokens=16)
+    page = 'vllm:cache_config_info{block_size="16",num_gpu_blocks="None"} 1.0\n'
+    assert read(IDLE + page) == Sample(waiting=0, block_tokens=16)
 
 
 def test_nonsense_is_cut_to_something_finite():
@@ -92,7 +140,7 @@ def test_another_engine_and_another_default():
     engines = Engines([llama], default="llama.cpp")
     page = 'llamacpp:requests_deferred 6\nb{k="w"} 1\nb{k="v"} 2\n'
     assert read(page, "llama.cpp", engines) == read(page, "no-such-engine", engines) == Sample(waiting=6, block_tokens=2)
-    assert read(page, "vllm", engines) == Sample()
+    assert read(page, "vllm", engines) is None
 
 
 def test_a_built_in_engine_can_be_replaced():

@@ -6,9 +6,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from epp.errors import ConfigError
-from epp.pool.exposition import LINE_BYTES_MAX, Family, Spec, parse_spec, value
+from epp.pool.exposition import LINE_BYTES_MAX, SERIES_MAX, Family, Highest, Spec, parse_spec, values, with_labels
 
 VLLM_PAGE = (Path(__file__).parents[2] / "data" / "vllm_metrics.txt").read_bytes()
+
+
+def value(series):
+    """Return what a server of one part says, if anything."""
+    return next(iter(values(series, ())), None)
 
 
 def test_every_gauge_and_counter_of_a_real_page_reads_as_a_full_parse_does():
@@ -67,10 +72,35 @@ def test_of_several_series_without_timestamps_the_first():
     assert value(Family("up").read(b'up{e="0"} 1\nup{e="1"} 2\n')) == 1
 
 
+def test_each_part_of_a_server_counts_once():
+    page = b'up{e="0",tp="0"} 1\nup{tp="1",e="0"} 1\nup{e="1",tp="0"} 2\nup{e="2"} NaN\nup{e="3"} +Inf\nup{e="1"} 5 7\nup 9\n'
+    assert values(Family("up").read(page), ("e",)) == [1, 5, 9]
+    assert values(Family("up").read(b'up{e="7"} NaN\n'), ("e",)) == []
+
+
+def test_the_highest_of_however_many_wherever_it_stands():
+    highest = Highest(Spec("up"))
+    lines = [f'up{{e="{number} }} 7e9"}} {number}' for number in range(3 * SERIES_MAX)]
+    rest = ["up NaN", "up +Inf", "up{", "up", "other 9e9"]
+    for at, line, wanted in (
+        (len(lines), 'up{e="last"} 4e3', 4e3),
+        (5, 'up{e="}"} 5e3 17', 5e3),
+        (SERIES_MAX + 1, "up 6e3\r", 6e3),
+    ):
+        lines.insert(at, line)
+        assert [one.value for one in highest.read("\n".join([*lines, *rest]).encode())] == [wanted]
+
+
+def test_the_highest_of_those_with_the_wanted_labels():
+    page = b'up{k="a"} 1\nup{k="b"} 3\nup{k="a"} 2\n'
+    assert value(Highest(Spec("up", (("k", "a"),))).read(page)) == 2
+    assert value(Highest(Spec("up", (("k", "c"),))).read(page)) is None
+
+
 def test_only_series_with_the_wanted_labels():
     series = Family("up").read(b'up{e="0",k="a"} 1\nup{k="b",e="1"} 2\n')
-    assert value(series, (("k", "b"),)) == 2
-    assert value(series, (("k", "c"),)) is None
+    assert value(with_labels(series, (("k", "b"),))) == 2
+    assert value(with_labels(series, (("k", "c"),))) is None
 
 
 @pytest.mark.parametrize("text", ["NaN", "+Inf", "-Inf", "Inf"])

@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from ssl import PROTOCOL_TLS_SERVER, SSLContext
+from ssl import CERT_REQUIRED, PROTOCOL_TLS_SERVER, SSLContext
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from epp.errors import ConfigError
-from epp.scrape.page_client import HEAD_BYTES_MAX, Cause, Connection, PageReader, make_tls
+from epp.scrape.page_client import HEAD_BYTES_MAX, Cause, Connection, PageReader
+from epp.scrape.page_tls import PageTls
 from epp.transport.tls import self_signed
 from tests.unit.scrape.peers import Peer, serving
 
@@ -217,7 +218,7 @@ def test_over_tls(certificate, verify, result):
         server = SSLContext(PROTOCOL_TLS_SERVER)
         server.load_cert_chain(certificate)
         async with serving(peer, server) as port:
-            connection = Connection("127.0.0.1", port, b"GET / HTTP/1.1\r\n\r\n", bytes_max=100, tls=make_tls(verify=verify))
+            connection = Connection("127.0.0.1", port, b"GET / HTTP/1.1\r\n\r\n", bytes_max=100, tls=PageTls(verify=verify).context)
             assert await page(connection) == result
             connection.abandon(Cause.CLOSED)
 
@@ -226,4 +227,36 @@ def test_over_tls(certificate, verify, result):
 
 def test_files_that_are_no_certificates(tmp_path):
     with pytest.raises(ConfigError, match="certificates for scraping"):
-        make_tls(ca_path=str(tmp_path / "missing.pem"))
+        PageTls(ca_path=str(tmp_path / "missing.pem"))
+
+
+def test_files_that_have_changed_are_read_again_and_until_they_fit_together_the_old_ones_stay(tmp_path):
+    """A client certificate that was renewed on disk."""
+    (old, old_key), (new, new_key), (own, own_key) = self_signed(), self_signed(), self_signed()
+    files = {name: tmp_path / name for name in ("client.crt", "client.key", "own.pem", "trusted.pem")}
+
+    async def peer(reader, writer):
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(LENGTH)
+
+    async def script() -> None:
+        for name, content in (("client.crt", old), ("client.key", old_key), ("own.pem", own + own_key), ("trusted.pem", new)):
+            files[name].write_bytes(content)
+        server = SSLContext(PROTOCOL_TLS_SERVER)
+        server.load_cert_chain(files["own.pem"])
+        server.load_verify_locations(files["trusted.pem"])
+        server.verify_mode = CERT_REQUIRED
+        tls = PageTls(ca_path=str(files["own.pem"]), cert_path=str(files["client.crt"]), key_path=str(files["client.key"]))
+        async with serving(peer, server) as port:
+            connection = Connection("127.0.0.1", port, b"GET / HTTP/1.1\r\n\r\n", bytes_max=100, tls=tls.context)
+            assert isinstance(await page(connection), Cause)
+            files["client.crt"].write_bytes(new)
+            assert isinstance(await page(connection), Cause)
+            files["client.key"].unlink()
+            before = tls.context()
+            files["client.key"].write_bytes(new_key)
+            assert await page(connection) == PAGE
+            assert tls.context() is tls.context() is not before
+            connection.abandon(Cause.CLOSED)
+
+    asyncio.run(script())

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from epp.model.endpoint import Endpoint
-from epp.pool.engines import Engines
+from epp.pool.engines import EngineConfig, Engines
 from epp.pool.state import PoolState
 from epp.scrape.page_client import Cause
 from epp.scrape.poller import BACKOFF_MAX_S, TICK_S, Pace, Poller, Target
@@ -164,6 +164,34 @@ def test_what_was_waiting_is_forgotten_when_the_endpoint_stays_silent():
     assert foreign[0] == 0.0
     bench.run(BACKOFF_MAX_S, PAGE)
     assert foreign[0] == 200.0
+
+
+@pytest.mark.parametrize(
+    "page", [b"", b"[]", b"# starting\n", b"\x1f\x8b\x08", b"sglang:num_queue_reqs 3\n", b"vllm:num_requests_waiting NaN\n"]
+)
+def test_a_page_that_does_not_say_how_busy_the_server_is_is_no_reading(page):
+    """It would pass for an idle server, and draw all the traffic."""
+    bench = Bench(1)
+    bench.run(1.0, page)
+    columns = bench.pool.snapshot().columns
+    assert columns.scraped_s[0] == -float("inf")
+    assert bench.poller.errors.keys() == {Cause.NO_SERIES}
+    assert (bench.poller.polls, bench.poller.failing) == (0, 1)
+    bench.run(BACKOFF_MAX_S, PAGE)
+    read_s = columns.scraped_s[0]
+    bench.run(2.0, page)
+    assert bench.poller.failing == 1
+    assert columns.waiting[0] == 3.0
+    assert columns.scraped_s[0] <= read_s + 1.0
+
+
+def test_an_engine_described_without_such_series_need_not_say_it():
+    bench = Bench(1)
+    engines = Engines([EngineConfig(name="vllm", kv_usage_spec="kv")])
+    bench.poller.configure(engines, pace=Pace(), target=bench.target)
+    bench.run(TICK_S, b"kv 0.5\n")
+    assert bench.pool.snapshot().columns.kv_usage[0] == 0.5
+    assert not bench.poller.errors
 
 
 def test_those_that_answer_come_before_those_that_do_not():

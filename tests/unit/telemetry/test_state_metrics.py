@@ -10,6 +10,7 @@ from epp.prefix.chain import Chain
 from epp.telemetry import series
 from epp.telemetry.state_metrics import ConfigState, Sources, members, take
 from epp.testing.builders import build_endpoint, build_request, build_snapshot
+from epp.tokenizer import TokenizerCounts
 
 
 class Page(CollectorRegistry):
@@ -113,6 +114,7 @@ def test_configuration_errors_and_build():
             bodies_held=lambda: 77,
             config=lambda: ConfigState(hash="abc", generation=3, last_success_s=5.5, failures=4, up_to_date=False, parked=2),
             poll_errors=lambda: {"timeout": 2, "refused": 5},
+            untokenized=lambda: TokenizerCounts(late=3, too_long=1).without,
             build={"commit": "c0ffee", "build_ref": "v1"},
         )
     )
@@ -127,4 +129,5 @@ def test_configuration_errors_and_build():
     assert page.values("epp_request_bodies_held_bytes") == 77
     assert page.values("llm_d_epp_datalayer_poll_errors_total", "source_type") == {"metrics-data-source": 7}
     assert page.values("epp_scrape_errors_total", "cause") == {"timeout": 2, "refused": 5}
+    assert page.values("epp_untokenized_prompts_total", "reason") == {"queue-full": 0, "too-long": 1, "late": 3, "failed": 0}
     assert page.values("llm_d_epp_info", "commit") == {"c0ffee": 1}
