@@ -165,7 +165,7 @@ class Engines:
 class Reader:
     """Reads the pages of one endpoint. Cost: about 20 us for a page of 50 kB of which little has changed."""
 
-    __slots__ = ("_engine", "_families", "_last", "_sample")
+    __slots__ = ("_engine", "_families", "_last", "_sample", "_says_nothing")
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -178,20 +178,20 @@ class Reader:
             self._families[engine.lora.name] = Highest(engine.lora)
         self._last: dict[str, Sequence[Series]] = {}
         self._sample = Sample()
+        self._says_nothing = bool(self._families)
 
     def read(self, page: bytes) -> Sample | None:
-        """Return what a page says: the same object as before when it says the same; None when not how busy the server is.
+        """Return what a page says: the same object as before when it says the same; None when it is not this engine's.
 
-        Such a page is another engine's, not an idle server's: vLLM's has the series from the start. Only an engine described
-        without them need not have them.
+        Another engine's page, or none at all, must not pass for an idle server's. One that has not counted anything yet may lack
+        what is to be counted, but not what it is: vLLM's cache is described from the start.
         """
         series = {name: family.read(page) for name, family in self._families.items()}
         if any(series[name] is not self._last.get(name) for name in series):
             self._last = series
             self._sample = _sample(self._engine, series)
-        sample, engine = self._sample, self._engine
-        silent = sample.waiting is None and sample.running is None
-        return None if silent and (engine.waiting is not None or engine.running is not None) else sample
+            self._says_nothing = bool(series) and self._sample == Sample()
+        return None if self._says_nothing else self._sample
 
 
 def _sample(engine: Engine, series: Mapping[str, Sequence[Series]]) -> Sample:

@@ -169,7 +169,7 @@ def test_what_was_waiting_is_forgotten_when_the_endpoint_stays_silent():
 @pytest.mark.parametrize(
     "page", [b"", b"[]", b"# starting\n", b"\x1f\x8b\x08", b"sglang:num_queue_reqs 3\n", b"vllm:num_requests_waiting NaN\n"]
 )
-def test_a_page_that_does_not_say_how_busy_the_server_is_is_no_reading(page):
+def test_a_page_that_says_nothing_of_the_engine_is_no_reading(page):
     """It would pass for an idle server, and draw all the traffic."""
     bench = Bench(1)
     bench.run(1.0, page)
@@ -183,6 +183,14 @@ def test_a_page_that_does_not_say_how_busy_the_server_is_is_no_reading(page):
     assert bench.poller.failing == 1
     assert columns.waiting[0] == 3.0
     assert columns.scraped_s[0] <= read_s + 1.0
+
+
+def test_a_server_that_has_not_counted_anything_yet_may_say_only_what_its_cache_is():
+    """vLLM with several API servers, before its first request: it must not pass for one that does not answer."""
+    bench = Bench(1)
+    bench.run(TICK_S, b'vllm:cache_config_info{block_size="16",num_gpu_blocks="100"} 1.0\n')
+    assert bench.pool.snapshot().columns.capacity_tokens[0] == 1600
+    assert not bench.poller.errors
 
 
 def test_an_engine_described_without_such_series_need_not_say_it():
