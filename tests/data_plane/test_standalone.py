@@ -19,6 +19,7 @@ from epp.standalone.process import Child
 from tests.data_plane.clients import opened, request
 from tests.data_plane.rig import DEADLINE_S, eventually, free_port
 from tests.data_plane.upstream import Exchange
+from tests.unit.standalone.test_process import runs
 
 BODY = b'{"model": "m", "prompt": "hello"}'
 
@@ -105,6 +106,18 @@ def test_a_picker_that_dies_is_started_again(lab, fleet, tmp_path):
         assert "the picker ended with code -9; starting it again" in running.child.tail()
 
 
+def test_nothing_of_it_stays_when_it_is_killed_and_it_can_be_started_again(lab, fleet, tmp_path):
+    ports = ["--port", str(free_port()), "--metrics-port", str(free_port())]
+    with standalone(lab, tmp_path, fleet.ports, *ports) as running:
+        children = _children_of(running.child.pid)
+        assert len(children) == 2
+        running.child.signal(signal.SIGKILL)
+        running.child.wait(5)
+        eventually(lambda: not any(map(runs, children)), "both have ended")
+    with standalone(lab, tmp_path, fleet.ports, *ports) as running:
+        assert used(running, 0)
+
+
 def test_its_configuration_can_change_and_a_bad_one_is_said(lab, fleet, tmp_path):
     config, port = tmp_path / "config.yaml", free_port()
     config.write_text("strategy: {chain: [approximate]}\n")
@@ -122,10 +135,13 @@ def test_its_configuration_can_change_and_a_bad_one_is_said(lab, fleet, tmp_path
         assert used(running, 0)
 
 
+def _children_of(parent: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
 def _pickers_of(parent: int) -> list[int]:
     """Process ids of the children that are `epp serve`."""
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [int(pid) for pid in children if b"\0serve\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in _children_of(parent) if b"\0serve\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_a_second_signal_does_not_wait(lab, fleet, tmp_path):
