@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from epp.sockets import listen
 from epp.standalone.endpoints import write
 from epp.standalone.launcher import fetch
 from epp.standalone.process import Child
@@ -170,6 +171,29 @@ def test_a_taken_port_is_said(lab, fleet, tmp_path):
     lab.children.append(child)
     assert child.wait(DEADLINE_S * 2) == 1
     assert "ddress already in use" in child.tail()
+
+
+def test_somebody_elses_picker_is_not_taken_for_its_own(lab, fleet, tmp_path):
+    port = str(free_port())
+    with standalone(lab, tmp_path, fleet.ports, "--metrics-port", port) as running:
+        command = [sys.executable, "-m", "epp", "standalone", "--pool-file", str(running.pool_file), "--port", "0"]
+        child = Child("standalone", [*command, "--metrics-port", port])
+        lab.children.append(child)
+        assert child.wait(DEADLINE_S * 2) == 2
+        (line,) = child.tail().splitlines()
+        assert line.startswith(f"epp: cannot listen on 127.0.0.1:{port}: Address already in use")
+
+
+def test_a_picker_that_cannot_have_its_port_again_is_not_started_again_and_again(lab, fleet, tmp_path):
+    port = free_port()
+    with standalone(lab, tmp_path, fleet.ports, "--metrics-port", str(port)) as running:
+        (picker,) = _pickers_of(running.child.pid)
+        os.kill(picker, signal.SIGKILL)
+        eventually(lambda: not runs(picker), "it has ended")
+        with listen("127.0.0.1", port):
+            assert running.child.wait(DEADLINE_S) == 1
+        assert running.child.tail().count("Address already in use") == 1
+        assert running.child.tail().endswith("epp: the picker ended with code 2, and would again")
 
 
 def _refuses(running: Running) -> bool:
