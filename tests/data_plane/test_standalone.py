@@ -173,6 +173,13 @@ def test_a_taken_port_is_said(lab, fleet, tmp_path):
     assert "ddress already in use" in child.tail()
 
 
+def test_says_which_port_it_has_chosen_for_metrics(lab, fleet, tmp_path):
+    with standalone(lab, tmp_path, fleet.ports, "--metrics-port", "0") as running:
+        said = re.compile(r"metrics +http://127\.0\.0\.1:(\d+)/metrics")
+        running.child.wait_until(lambda: said.search(running.child.tail()) is not None, DEADLINE_S, "it says the port")
+        assert fetch("127.0.0.1", int(said.search(running.child.tail())[1]), "/readyz")[0] == 200
+
+
 def test_somebody_elses_picker_is_not_taken_for_its_own(lab, fleet, tmp_path):
     port = str(free_port())
     with standalone(lab, tmp_path, fleet.ports, "--metrics-port", port) as running:
