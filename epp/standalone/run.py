@@ -94,7 +94,7 @@ class _Standalone:
         self._options = options
         self._directory = directory
         self._watch = FileWatch(options.config_file) if options.config_file is not None else None
-        text = options.config_file.read_text(encoding="utf-8") if options.config_file is not None else None
+        text = read_text(options.config_file) if options.config_file is not None else None
         config, self._pool_file = picker_config(text, options.pool_file)
         self._config_file = directory / "picker.yaml"
         self._config_file.write_text(config, encoding="utf-8")
