@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import IO
 
 from epp.errors import LaunchError
@@ -76,7 +77,8 @@ class Child:
             while line := output.readline(LINE_CHARS_MAX):
                 self._tail.append(line.rstrip("\n"))
                 if self._show is not None:
-                    self._show(line.rstrip("\n"))
+                    with suppress(OSError):  # who read it has gone; we read on, or the child would wait for us
+                        self._show(line.rstrip("\n"))
 
     @property
     def pid(self) -> int:

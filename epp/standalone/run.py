@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import deque
 from contextlib import ExitStack
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
@@ -192,7 +193,7 @@ class _Standalone:
             self._directory,
             concurrency=options.concurrency,
             binary=options.envoy,
-            show=print if options.access_log else None,
+            show=partial(print, flush=True) if options.access_log else None,
         )
 
     def _say(self, envoy: Envoy, endpoints: int) -> None:

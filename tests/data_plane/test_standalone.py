@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,8 @@ def standalone(lab, directory: Path, ports: Sequence[int], *flags: str) -> Itera
     pool_file = directory / "pool.yaml"
     list_pool(pool_file, ports)
     command = [sys.executable, "-m", "epp", "standalone", "--pool-file", str(pool_file), "--port", "0"]
-    child = Child("standalone", [*command, "--metrics-port", str(free_port()), *flags])
+    flushes_itself = {"PYTHONUNBUFFERED": ""}
+    child = Child("standalone", [*command, "--metrics-port", str(free_port()), *flags], environment=flushes_itself)
     lab.children.append(child)
     try:
         serving = re.compile(r"serving +http://([\d.]+):(\d+)")
@@ -71,6 +72,12 @@ def test_serves_follows_its_file_and_ends_well(lab, fleet, tmp_path):
         eventually(lambda: used(running, 100) == {third}, "the file is followed")
         running.child.signal(signal.SIGTERM)
         assert running.child.wait(DEADLINE_S) == 0
+
+
+def test_a_request_has_its_line_at_once(lab, fleet, tmp_path):
+    with standalone(lab, tmp_path, fleet.ports, "--access-log") as running:
+        assert request(running, "POST", "/v1/completions", BODY).status == 200
+        eventually(lambda: "POST /v1/completions" in running.child.tail(), "the line is there")
 
 
 def test_lets_an_answer_under_way_finish(lab, fleet, tmp_path):
@@ -193,12 +200,18 @@ def test_somebody_elses_picker_is_not_taken_for_its_own(lab, fleet, tmp_path):
 
 def test_a_picker_that_cannot_have_its_port_again_is_not_started_again_and_again(lab, fleet, tmp_path):
     port = free_port()
-    with standalone(lab, tmp_path, fleet.ports, "--metrics-port", str(port)) as running:
+    with standalone(lab, tmp_path, fleet.ports, "--metrics-port", str(port)) as running, ExitStack() as taken:
+
+        def take() -> bool:
+            with suppress(OSError):
+                taken.enter_context(listen("127.0.0.1", port))
+                return True
+            return False
+
         (picker,) = _pickers_of(running.child.pid)
         os.kill(picker, signal.SIGKILL)
-        eventually(lambda: not runs(picker), "it has ended")
-        with listen("127.0.0.1", port):
-            assert running.child.wait(DEADLINE_S) == 1
+        eventually(take, "the port is free for a moment")
+        assert running.child.wait(DEADLINE_S) == 1
         assert running.child.tail().count("Address already in use") == 1
         assert running.child.tail().endswith("epp: the picker ended with code 2, and would again")
 

@@ -37,6 +37,14 @@ def test_shows_lines_as_they_come():
     assert shown == ["a", "b"]
 
 
+def test_goes_on_reading_when_nobody_takes_what_it_shows():
+    def show(line: str) -> None:
+        raise BrokenPipeError
+
+    child = python("for _ in range(1000): print('x' * 1000)", show=show)
+    assert child.wait(10) == 0
+
+
 def test_gives_the_child_our_environment_and_more():
     child = python("import os; print(os.environ['MORE'], 'PATH' in os.environ)", environment={"MORE": "yes"})
     child.wait(10)
