@@ -111,47 +111,48 @@ def config_status(arguments: argparse.Namespace) -> int:
     """Say which configuration a running picker has in force, and what is wrong with a newer one."""
     from epp.admin.remote import status_lines
 
-    return _say_lines(status_lines(_remote(arguments).get("/config")))
+    return _say_lines(status_lines(_remote(arguments).report()))
 
 
 def config_history(arguments: argparse.Namespace) -> int:
     """List the configurations that have been in force in a running picker."""
     from epp.admin.remote import history_lines
 
-    return _say_lines(history_lines(_remote(arguments).get("/config")))
+    return _say_lines(history_lines(_remote(arguments).report()))
 
 
 def config_diff(arguments: argparse.Namespace) -> int:
     """Show what changed between a generation and another one, or the one in force."""
     newer = "" if arguments.newer is None else f"&to={arguments.newer}"
-    return _say_lines(_remote(arguments).get(f"/config/diff?from={arguments.older}{newer}")["diff"])
+    return _say_lines(_remote(arguments).diff(f"from={arguments.older}{newer}"))
 
 
 def config_rollback(arguments: argparse.Namespace) -> int:
     """Put an earlier configuration of a running picker in force, and keep it until it is unpinned."""
     from epp.admin.remote import status_lines
 
-    return _say_lines(status_lines(_remote(arguments).post("/config/rollback", generation=arguments.generation)))
+    return _say_lines(status_lines(_remote(arguments).order("rollback", generation=arguments.generation)))
 
 
 def config_pin(arguments: argparse.Namespace) -> int:
     """Have a running picker keep the configuration it has, whatever its file or ConfigMap says."""
     from epp.admin.remote import status_lines
 
-    return _say_lines(status_lines(_remote(arguments).post("/config/pin")))
+    return _say_lines(status_lines(_remote(arguments).order("pin")))
 
 
 def config_unpin(arguments: argparse.Namespace) -> int:
     """Have a running picker follow its file or ConfigMap again, beginning with what that says now."""
     from epp.admin.remote import status_lines
 
-    return _say_lines(status_lines(_remote(arguments).post("/config/unpin")))
+    return _say_lines(status_lines(_remote(arguments).order("unpin")))
 
 
 def _remote(arguments: argparse.Namespace) -> Remote:
     from epp.admin.remote import Remote
+    from epp.config.file_watch import read_text
 
-    token = arguments.token_file.read_text(encoding="utf-8").strip() if arguments.token_file is not None else ""
+    token = read_text(arguments.token_file).strip() if arguments.token_file is not None else ""
     return Remote(arguments.admin, token)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from epp.errors import ConfigError
 from epp.kube.objects import LEGACY_POOL_GROUP, POOL_GROUP
+from epp.sockets import parse_port
 
 KUBERNETES_ONLY = ("ha-enable-leader-election", "metrics-endpoint-auth")
 """Accepted, and said to have no effect beside a file-listed pool."""
@@ -123,12 +124,6 @@ def parse_flag(text: str) -> bool:
     return values[text.lower()]
 
 
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
-    return int(text)
-
-
 def parse_name(text: str) -> str:
     """Return the name of an object or a namespace; empty for none."""
     if text and not _NAME.fullmatch(text):
@@ -157,7 +152,7 @@ def parse_selector(text: str) -> Mapping[str, str]:
 
 def parse_ports(text: str) -> tuple[int, ...]:
     """Return the ports of a list such as `8000,8001`."""
-    ports = tuple(_port(item.strip()) for item in text.split(","))
+    ports = tuple(parse_port(item.strip()) for item in text.split(","))
     if 0 in ports:
         raise argparse.ArgumentTypeError("0 is not a port that can be listened on")
     return ports
@@ -224,12 +219,12 @@ def _add_kubernetes(parser: argparse.ArgumentParser, default: ServeOptions) -> N
 
 def _add_ports(parser: argparse.ArgumentParser, default: ServeOptions) -> None:
     ports = parser.add_argument_group("ports")
-    ports.add_argument("--grpc-port", type=_port, metavar="PORT", default=default.grpc_port, help="ext_proc (%(default)s)")
+    ports.add_argument("--grpc-port", type=parse_port, metavar="PORT", default=default.grpc_port, help="ext_proc (%(default)s)")
     ports.add_argument(
-        "--grpc-health-port", type=_port, metavar="PORT", default=default.grpc_health_port, help="gRPC health (%(default)s)"
+        "--grpc-health-port", type=parse_port, metavar="PORT", default=default.grpc_health_port, help="gRPC health (%(default)s)"
     )
     ports.add_argument(
-        "--metrics-port", type=_port, metavar="PORT", default=default.metrics_port, help="metrics and decisions (%(default)s)"
+        "--metrics-port", type=parse_port, metavar="PORT", default=default.metrics_port, help="metrics and decisions (%(default)s)"
     )
     ports.add_argument("--bind", default=default.bind, metavar="ADDRESS", help="address of all three (every one)")
     _boolean(ports, "--health-checking", True, "serve gRPC health on the ext_proc port too (true)")

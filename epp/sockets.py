@@ -1,8 +1,10 @@
-"""Opens listening sockets, for every port in the same way.
+"""Opens listening sockets, for every port in the same way, and reads the ports of flags.
 
 A host is an address, of IPv6 with brackets or without, or a name, which stands for its IPv4 address.
 """
 
+import argparse
+import re
 import socket
 
 ANY_ADDRESS = "[::]"
@@ -35,3 +37,10 @@ def place(host: str, port: int) -> str:
     """Return `host:port`, with brackets around an IPv6 address."""
     bare = host.strip("[]")
     return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
+
+
+def parse_port(text: str) -> int:
+    """Return the port that a flag gives; 0 is one, for any free port."""
+    if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+    return int(text)

@@ -10,6 +10,7 @@ Errors are those of the server around it: JSON with a sentence. Who may POST is 
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from difflib import unified_diff
 from typing import Any, Protocol
@@ -24,6 +25,8 @@ from epp.errors import BadRequest, ConfigError
 DIFF_LINES_MAX = 20_000
 """Of both sides; comparing takes time in proportion to their product, at worst."""
 BODY_BYTES_MAX = 4096
+NUMBER = "[0-9]{1,9}"
+"""Of a generation, as a pattern; int() takes other digits too, and not any number of them."""
 
 
 class LiveConfig(Protocol):
@@ -64,7 +67,7 @@ class ConfigPages:
         return [
             web.get("/config", self._current),
             web.get("/config/diff", self._diff),
-            web.get(r"/config/{number:\d+}", self._one),
+            web.get(f"/config/{{number:{NUMBER}}}", self._one),
             web.post("/config/rollback", self._rollback),
             web.post("/config/pin", self._pin),
             web.post("/config/unpin", self._unpin),
@@ -125,7 +128,7 @@ def _number(request: web.Request, name: str, *, needed: bool = True) -> int | No
     text = request.query.get(name)
     if text is None and not needed:
         return None
-    if text is None or not text.isdecimal() or len(text) > 9:
+    if text is None or not re.fullmatch(NUMBER, text):
         raise BadRequest(f"{name!r} is the number of a generation, as in /config/diff?from=3&to=5")
     return int(text)
 

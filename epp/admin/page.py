@@ -42,7 +42,10 @@ class MetricsPage:
 
     async def render(self, accept: str) -> tuple[bytes, str]:
         """Return the page and its content type, in the format an `Accept` header asks for."""
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (ValueError, TypeError):  # a version that is no number; such a client gets what one without wishes does
+            encode, content_type = choose_encoder("")
         async with self._rendering:
             families = _Families(take(self._sources), self._metrics, self._process)
             return await asyncio.to_thread(encode, families), content_type

@@ -9,6 +9,7 @@ The composition root starts and stops it. Everything is read when asked for; not
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from ssl import SSLContext
 from typing import Any
@@ -136,7 +137,7 @@ def _limit(request: web.Request) -> int:
     if unknown:
         raise BadRequest(f"unknown query parameter {min(unknown)!r}; there are limit, model and endpoint")
     text = request.query.get("limit", str(LIMIT_DEFAULT))
-    if not text.isdecimal() or not 1 <= int(text) <= RECORDS_MAX:
+    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= RECORDS_MAX:
         raise BadRequest(f"limit is a whole number from 1 to {RECORDS_MAX}")
     return int(text)
 

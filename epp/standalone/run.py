@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import deque
 from contextlib import ExitStack
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
@@ -22,6 +23,7 @@ from epp.config.file_watch import FileWatch, read_text
 from epp.errors import ConfigError, LaunchError
 from epp.scheduling.build import build
 from epp.scheduling.registry import Registry
+from epp.sockets import listen
 from epp.standalone.endpoints import write
 from epp.standalone.flags import StandaloneOptions
 from epp.standalone.follower import Follower, ReadPool
@@ -38,6 +40,8 @@ STOP_GRACE_S = 5.0
 STARTS_MAX = 5
 """Starts of the picker in `STARTS_PERIOD_S` after which it is given up."""
 STARTS_PERIOD_S = 60.0
+REFUSED_CODE = 2
+"""Exit code of a picker that a user has to help: a port taken, a file that cannot be used. It has said what, and would again."""
 
 
 def run(options: StandaloneOptions, read_pool: ReadPool) -> int:
@@ -91,13 +95,15 @@ class _Standalone:
         self._options = options
         self._directory = directory
         self._watch = FileWatch(options.config_file) if options.config_file is not None else None
-        text = options.config_file.read_text(encoding="utf-8") if options.config_file is not None else None
+        text = read_text(options.config_file) if options.config_file is not None else None
         config, self._pool_file = picker_config(text, options.pool_file)
         self._config_file = directory / "picker.yaml"
         self._config_file.write_text(config, encoding="utf-8")
         self._endpoints_file = directory / "endpoints.json"
         self._follower = Follower(self._pool_file, self._endpoints_file, read_pool)
-        self._grpc_port, self._health_port = free_ports(2)
+        with listen(LOOPBACK, options.metrics_port) as held:  # or whoever has it would be asked whether our picker is ready
+            self._metrics_port: int = held.getsockname()[1]
+            self._grpc_port, self._health_port = free_ports(2)
         self._starts_s: deque[float] = deque(maxlen=STARTS_MAX)
         """When the picker was last started, monotonic seconds."""
 
@@ -132,6 +138,8 @@ class _Standalone:
         self._follow_config()
         if picker.exit_code is None:
             return picker
+        if picker.exit_code == REFUSED_CODE:
+            raise LaunchError(f"the picker ended with code {REFUSED_CODE}, and would again")
         if len(self._starts_s) == STARTS_MAX and time.monotonic() - self._starts_s[0] < STARTS_PERIOD_S:
             raise LaunchError(
                 f"the picker ended {STARTS_MAX} times in {STARTS_PERIOD_S:g} s, the last time with {picker.exit_code}"
@@ -159,7 +167,7 @@ class _Standalone:
     def _start_picker(self) -> Child:
         """Start `epp serve` on loopback, in plaintext: nothing leaves the machine."""
         self._starts_s.append(time.monotonic())
-        ports = {"grpc": self._grpc_port, "grpc-health": self._health_port, "metrics": self._options.metrics_port}
+        ports = {"grpc": self._grpc_port, "grpc-health": self._health_port, "metrics": self._metrics_port}
         flags = [f"--{name}-port={port}" for name, port in ports.items()]
         fixed = ["--config-file", str(self._config_file), "--bind", LOOPBACK, "--secure-serving=false", "--drain-timeout=0s"]
         fixed += ["--log-format=text"]
@@ -167,7 +175,7 @@ class _Standalone:
         return Child("picker", command, show=lambda line: print(line, file=sys.stderr, flush=True))
 
     def _picker_is_ready(self) -> bool:
-        return fetch(LOOPBACK, self._options.metrics_port, "/readyz")[0] == HTTPStatus.OK
+        return fetch(LOOPBACK, self._metrics_port, "/readyz")[0] == HTTPStatus.OK
 
     def _start_envoy(self) -> Envoy:
         options = self._options
@@ -185,12 +193,12 @@ class _Standalone:
             self._directory,
             concurrency=options.concurrency,
             binary=options.envoy,
-            show=print if options.access_log else None,
+            show=partial(print, flush=True) if options.access_log else None,
         )
 
     def _say(self, envoy: Envoy, endpoints: int) -> None:
         print(f"serving    http://{envoy.host}:{envoy.port}   {endpoints} endpoints of {self._pool_file}")
-        print(f"metrics    http://{LOOPBACK}:{self._options.metrics_port}/metrics")
+        print(f"metrics    http://{LOOPBACK}:{self._metrics_port}/metrics")
         print(f"envoy      http://{envoy.admin_host}:{envoy.admin_port}", flush=True)
 
 

@@ -1,15 +1,17 @@
 """The command line before an admin port, through real HTTP."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ssl import SSLContext, VerifyMode
 
+import msgspec
 import pytest
 
 from epp.admin.config_pages import ConfigPages
-from epp.admin.remote import _tls, history_lines, status_lines
+from epp.admin.remote import Report, _tls, history_lines, status_lines
 from epp.admin.server import Admin
 from epp.cli import main
 from epp.transport.tls import page_context, self_signed
@@ -66,7 +68,7 @@ def world(monkeypatch) -> World:
 
 
 def test_status_says_all_that_stands_in_the_way():
-    assert list(status_lines(REPORT)) == [
+    assert list(status_lines(msgspec.convert(REPORT, Report))) == [
         "generation 2 (b2) is in force since 2026-01-01T00:00:00.000+00:00",
         "  from file /etc/epp/config.yaml: rollback to generation 1",
         "pinned: nothing else goes in force until `epp config unpin`",
@@ -78,7 +80,7 @@ def test_status_says_all_that_stands_in_the_way():
 
 
 def test_history_is_a_line_each():
-    assert [line.split()[:2] for line in history_lines(REPORT)] == [["2", "b2"], ["1", "a1"]]
+    assert [line.split()[:2] for line in history_lines(msgspec.convert(REPORT, Report))] == [["2", "b2"], ["1", "a1"]]
 
 
 @pytest.mark.parametrize(
@@ -133,3 +135,49 @@ def test_no_is_one_line(world, capsys):
         f"epp: {admin}: no picker answers: [Errno 111] Connection refused",
         "epp: --admin: 'localhost' is not an address such as http://127.0.0.1:9090",
     ]
+
+
+ADDRESSES = ["http://127.0.0.1:abc", "http://127.0.0.1:99999", "http://[::1", "http://local host", "http://", "https://ä.test"]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_what_is_no_address_is_one_line(capsys, address):
+    assert main(["config", "status", "--admin", address]) == 2
+    assert capsys.readouterr().err == f"epp: --admin: {address!r} is not an address such as http://127.0.0.1:9090\n"
+
+
+@pytest.mark.parametrize("content", [b"bin\xff\xfe\x00", b"two\nlines", "schlüssel".encode()])
+def test_what_is_no_token_is_one_line_without_it(capsys, tmp_path, content):
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    assert main(["config", "status", "--token-file", str(file)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("epp: ")
+    assert "lines" not in line
+
+
+@pytest.mark.parametrize("report", [{}, {"status": "ok"}, {**REPORT, "status": None}, {**REPORT, "previous": [1]}])
+def test_what_no_picker_says_is_one_line(world, capsys, report):
+    world.history.report = lambda: report
+    with serving(world) as admin:
+        assert main(["config", "status", "--admin", admin]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"epp: {admin}/config: this is not what a picker answers: ")
+
+
+@pytest.mark.parametrize("said", [b"[]", b"\xff", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", b""])
+def test_who_speaks_something_else_is_one_line(capsys, said):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer_once, args=(server, said))
+        thread.start()
+        assert main(["config", "status", "--admin", f"http://127.0.0.1:{server.getsockname()[1]}"]) == 2
+        thread.join()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ": no picker answers: " in line
+
+
+def answer_once(server: socket.socket, said: bytes) -> None:
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(65536)
+        connection.sendall(said)

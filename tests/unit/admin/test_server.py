@@ -132,6 +132,17 @@ def test_the_metrics_page_parses_in_both_formats():
     with_client(check, world)
 
 
+@pytest.mark.parametrize("kind", ["application/openmetrics-text", "text/plain"])
+@pytest.mark.parametrize("version", ["abc", "1.0.x", "-", "1." + "0" * 5000], ids=lambda version: version[:8])
+def test_metrics_for_whoever_wants_a_version_that_is_none(kind, version):
+    async def check(client: Client) -> None:
+        status, content_type, text = await client.get("/metrics", Accept=f"{kind};version={version}")
+        assert (status, content_type) == (200, "text/plain; version=0.0.4; charset=utf-8")
+        assert list(prometheus(text))
+
+    with_client(check)
+
+
 def test_alive_always_ready_when_synced_and_not_draining():
     world = World()
 
@@ -172,7 +183,10 @@ def test_decisions_newest_first_narrowed_and_in_full():
     with_client(check, world)
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=-1", "limit=x", "limit=1001", "limit=", "limit=%C2%B2", "limits=1"])
+NO_NUMBERS = ("0", "-1", "x", "1001", "", "%C2%B2", "%D9%A3", "9" * 5000)
+
+
+@pytest.mark.parametrize("query", [*(f"limit={text}" for text in NO_NUMBERS), "limits=1"], ids=lambda query: query[:20])
 def test_a_malformed_query_is_refused_with_a_sentence(query):
     async def check(client: Client) -> None:
         status, content = await client.json(f"/decisions?{query}")
@@ -183,7 +197,15 @@ def test_a_malformed_query_is_refused_with_a_sentence(query):
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "expected"), [("GET", "/nowhere", 404), ("GET", "/decisions/x", 404), ("POST", "/pool", 405)]
+    ("method", "path", "expected"),
+    [
+        ("GET", "/nowhere", 404),
+        ("GET", "/decisions/x", 404),
+        ("POST", "/pool", 405),
+        pytest.param("GET", f"/config/{'9' * 5000}", 404, id="a long number"),
+        ("GET", "/config/%D9%A3", 404),
+        ("GET", "/config/diff?from=%D9%A3", 400),
+    ],
 )
 def test_errors_are_json(method, path, expected):
     async def check(client: Client) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable
 from importlib.metadata import EntryPoint
 from types import ModuleType
 
+import msgspec
 import pytest
 
+from epp.admin.remote import Report, history_lines, status_lines
 from epp.errors import ConfigError
 from epp.live.parking import PARKED_S
 from epp.model.decision import Decision
@@ -523,3 +525,22 @@ class TestTrials:
             assert world.live.report()["status"]["trial"]["requests"] == 100
 
         on_loop(script)
+
+
+def test_the_command_line_reads_every_report():
+    def said(world: World) -> str:
+        report = msgspec.json.decode(msgspec.json.encode(world.live.report()), type=Report)
+        return "\n".join([*status_lines(report), *history_lines(report)])
+
+    async def script():
+        world = World()
+        assert "generation 1 (" in said(world)
+        await world.offer(trial())
+        assert "on trial for 100 s: 0 requests, error ratio 0" in said(world)
+        await world.controller.pin()
+        await world.offer("strategy: {chian: []}")
+        assert "strategy.chian: unknown field" in said(world)
+        await world.offer("strategy: {chain: []}")
+        assert "stays out: another one is pinned" in said(world)
+
+    on_loop(script)

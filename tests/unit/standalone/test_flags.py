@@ -45,3 +45,10 @@ def test_every_flag_has_its_option():
 def test_an_unknown_mode_is_refused():
     with pytest.raises(argparse.ArgumentError, match="full-duplex"):
         parsed("--mode", "half-duplex")
+
+
+@pytest.mark.parametrize("flag", ["--port", "--admin-port", "--metrics-port"])
+@pytest.mark.parametrize("text", ["99999", "-5", "8080 ", "٨٠٨٠", "9" * 5000])
+def test_a_port_that_is_none_is_refused(flag, text):
+    with pytest.raises(argparse.ArgumentError, match=f"argument {flag}: '{text}' is not a port"):
+        parsed(flag, text)

@@ -2,6 +2,8 @@
 
 import signal
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +35,14 @@ def test_shows_lines_as_they_come():
     child = python("print('a'); print('b')", show=shown.append)
     child.wait(10)
     assert shown == ["a", "b"]
+
+
+def test_goes_on_reading_when_nobody_takes_what_it_shows():
+    def show(line: str) -> None:
+        raise BrokenPipeError
+
+    child = python("for _ in range(1000): print('x' * 1000)", show=show)
+    assert child.wait(10) == 0
 
 
 def test_gives_the_child_our_environment_and_more():
@@ -74,3 +84,48 @@ def test_a_child_that_ignores_the_request_is_killed():
 def test_a_program_that_does_not_exist_is_a_launch_error():
     with pytest.raises(LaunchError, match="child cannot be started"):
         Child("child", ["/nowhere/program"])
+
+
+def test_a_program_that_cannot_be_run_says_so(tmp_path):
+    program = tmp_path / "program"
+    program.write_bytes(b"\x7fELF and nothing else")
+    program.chmod(0o755)
+    child = Child("child", [str(program)])
+    assert child.wait(10) == 1
+    assert child.tail() == f"{program}: Exec format error"
+
+
+def test_signals_are_as_every_program_expects_them():
+    child = Child("child", ["grep", "SigIgn", "/proc/self/status"])
+    child.wait(10)
+    assert int(child.tail().split()[1], 16) == 0
+
+
+PARENT = """
+import sys, signal
+from epp.standalone.process import Child
+child = Child("child", [sys.executable, "-u", "-c", "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"])
+print(child.pid)
+signal.pause()
+"""
+
+
+def test_a_child_ends_with_a_parent_that_is_killed():
+    parent = python(PARENT)
+    parent.wait_until(lambda: bool(parent.tail()), 10, "it has a child")
+    grandchild = int(parent.tail())
+    assert runs(grandchild)
+    parent.signal(signal.SIGKILL)
+    parent.wait(10)
+    deadline = time.monotonic() + 5
+    while runs(grandchild):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def runs(pid: int) -> bool:
+    """Whether there is such a process, and not only its exit code."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
