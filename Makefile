@@ -43,6 +43,9 @@ bench: venv      ## what a decision costs, as ratios against floors measured in 
 bench-routing: venv ## how well each strategy routes, through a real Envoy (long)
 	$(BIN)/python -m tests.bench.routing $(ARGS)
 
+bench-rules: venv ## how well load rules and your own plugins route, on virtual time (ARGS="--workload chat --config FILE")
+	$(BIN)/python -m tests.bench.virtual_routing $(ARGS)
+
 proto: venv      ## regenerate epp/pb from proto/
 	$(BIN)/python hack/generate_proto.py
 
@@ -63,4 +66,4 @@ lock:            ## pin every dependency with its hashes: all, what the image ru
 	$(COMPILE) --constraint $(LOCK) --only-build-deps --build-deps-for wheel --output-file hack/build.lock pyproject.toml
 	rm -rf .lock-venv
 
-.PHONY: help venv run test kube-assets check bench bench-routing proto e2e image manifests lock
+.PHONY: help venv run test kube-assets check bench bench-routing bench-rules proto e2e image manifests lock

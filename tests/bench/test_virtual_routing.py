@@ -39,6 +39,11 @@ def test_what_no_server_reports_is_not_believed_cached_for_ever():
     assert default.first_s.mean() < 1.05 * alone.first_s.mean()
 
 
-def test_the_command(capsys):
-    assert main(["--workload", "stories", "--config", "random", "--rps", "5", "--seconds", "4"]) == 0
-    assert "stories" in capsys.readouterr().out
+def test_the_command(capsys, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("{plugins: [{type: queue-scorer}]}")
+    flags = ["--workload", "stories", "--config", "random", "--config", str(own), "--rps", "5", "--seconds", "4"]
+    assert main(flags) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split()[:4] == ["stories", "5", "rps", "random"]
+    assert str(own) in second

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count, cycle
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -191,7 +192,7 @@ def run(config: str, workload: str, *, rps: float, seconds: float, seed: int = 1
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.virtual_routing", description=__doc__.splitlines()[0])
     parser.add_argument("--workload", choices=WORKLOADS, action="append")
-    parser.add_argument("--config", choices=CONFIGS, action="append")
+    parser.add_argument("--config", metavar="NAME|FILE", action="append", help=f"a file, or one of {', '.join(CONFIGS)} (all)")
     parser.add_argument("--rps", type=float, action="append")
     parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--seed", type=int, default=1)
@@ -203,7 +204,8 @@ def main(arguments: Sequence[str]) -> int:
     for workload in options.workload or WORKLOADS:
         for rps in options.rps or [10.0, 20.0]:
             for config in options.config or CONFIGS:
-                cell = run(CONFIGS[config], workload, rps=rps, seconds=options.seconds, seed=options.seed, setting=setting)
+                text = CONFIGS[config] if config in CONFIGS else Path(config).read_text(encoding="utf-8")
+                cell = run(text, workload, rps=rps, seconds=options.seconds, seed=options.seed, setting=setting)
                 print(f"{workload:10} {rps:5.0f} rps  {config:12} {cell}", flush=True)
     return 0
 
