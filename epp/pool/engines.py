@@ -102,6 +102,8 @@ BUILT_IN = (
         cache_info_spec="sglang:cache_config_info",
         cache_block_size_label_name="page_size",
         cache_num_blocks_label_name="num_pages",
+        cache_block_size_spec="sglang:page_size",
+        cache_num_blocks_spec="sglang:num_pages",
     ),
     EngineConfig(
         name="trtllm-serve",

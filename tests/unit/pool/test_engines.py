@@ -40,6 +40,8 @@ def test_sglang():
         'sglang:token_usage{model_name="m"} 0.25\nsglang:cache_config_info{num_pages="100",page_size="64"} 1.0\n'
     )
     assert read(page, "sglang") == Sample(waiting=3, running=2, kv_usage=0.25, block_tokens=64, blocks=100)
+    gauges = 'sglang:page_size{tp_rank="0"} 1.0\nsglang:num_pages{tp_rank="0"} 59902.0\n'  # later versions
+    assert read(gauges, "sglang") == Sample(block_tokens=1, blocks=59902)
 
 
 def test_data_parallel_ranks_of_vllm_behind_one_port():
