@@ -16,6 +16,7 @@ from epp.cli import main
 from epp.live.assembly import Prepared, prepare
 from epp.model.request import InferenceRequest
 from epp.scheduling.build import Plan
+from epp.tokenizer import TokenizerCounts
 
 LOOK_S = 0.01
 
@@ -25,6 +26,7 @@ class Gate:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self.counts = TokenizerCounts()
 
     def encode(self, request: InferenceRequest, done: Callable[[None], None]) -> Callable[[], None]:
         loop = asyncio.get_running_loop()
