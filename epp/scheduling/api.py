@@ -118,7 +118,7 @@ class View:
 
     @property
     def speed(self) -> FloatColumn:
-        """Learned prefill rate with the fixed cost of a request counted in, to compare endpoints by; never 0."""
+        """Learned prefill rate with the fixed cost of a request counted in, to compare endpoints by; 0 while unknown."""
         return self.take(self.snapshot.columns.speed)
 
     @property

@@ -94,9 +94,9 @@ class _Simulation:
             for _ in range(hardware.servers)
         ]
         self._random, self._order, self._now_s = Random(7), count(), 0.0
-        self._due: list[tuple[float, int, _Walk]] = []
+        self._due: list[tuple[float, int, Walk]] = []
         for one in conversations:
-            self._push(_Walk(one))
+            self._push(Walk(one))
 
     def run(self) -> list[StepEngine]:
         """Return the engines at the end."""
@@ -113,32 +113,34 @@ class _Simulation:
             for engine in self._engines:
                 engine.advance(self._now_s)
 
-    def _push(self, walk: "_Walk") -> None:
+    def _push(self, walk: "Walk") -> None:
         heapq.heappush(self._due, (max(self._now_s, walk.turn.at_s), next(self._order), walk))
 
-    def _told(self, generation: Generation, walk: "_Walk") -> None:
+    def _told(self, generation: Generation, walk: "Walk") -> None:
         if generation.finished and walk.answered(generation):
             self._push(walk)
 
 
-class _Walk:
-    """Where a conversation of the simulation is."""
+class Walk:
+    """Where a conversation on virtual time is."""
 
     def __init__(self, conversation: Conversation) -> None:
         self._turns = list(conversation.turns)
-        self._messages = [{"role": "system", "content": conversation.system}] if conversation.system else []
+        self.messages = [{"role": "system", "content": conversation.system}] if conversation.system else []
 
     @property
     def turn(self) -> Turn:
+        """What is asked next."""
         return self._turns[0]
 
     def generation(self, told: Callable[[Generation], None]) -> Generation:
-        self._messages.append({"role": "user", "content": self.turn.text})
-        return Generation(token_ids=encode(render_chat(self._messages)), max_tokens=self.turn.max_tokens, on_tokens=told)
+        """Ask it; return what an engine is to do."""
+        self.messages.append({"role": "user", "content": self.turn.text})
+        return Generation(token_ids=encode(render_chat(self.messages)), max_tokens=self.turn.max_tokens, on_tokens=told)
 
     def answered(self, generation: Generation) -> bool:
         """Take the answer; return whether another turn follows."""
-        self._messages.append({"role": "assistant", "content": decode(generation.token_ids[generation.prompt_tokens :])})
+        self.messages.append({"role": "assistant", "content": decode(generation.token_ids[generation.prompt_tokens :])})
         self._turns.pop(0)
         return bool(self._turns)
 

@@ -9,7 +9,7 @@ import asyncio
 import heapq
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count, cycle
 from pathlib import Path
 from random import Random
@@ -21,8 +21,8 @@ from epp.pool.engines import Sample
 from epp.testing.block_cache import BlockCache
 from epp.testing.engine import Pace, StepEngine
 from epp.testing.generation import Generation
-from epp.testing.tokenizer import decode, encode, render_chat
-from epp.testing.workload import Conversation, Turn, chats, groups, one_system_prompt, paced, unrelated
+from epp.testing.workload import Conversation, chats, groups, one_system_prompt, paced, unrelated
+from tests.bench.routing_workloads import Walk
 from tests.unit.live.world import World
 
 SERVERS = 8
@@ -94,16 +94,14 @@ class _Fleet:
         self._worlds = [World(config, endpoints=SERVERS) for _ in range(setting.pickers)]
         self._engines = [StepEngine(BlockCache(blocks=BLOCKS, block_tokens=BLOCK_TOKENS), setting.pace) for _ in range(SERVERS)]
         self._setting = setting
-        self._now_s = start_s = self._worlds[0].now_s
+        self._now_s = self._start_s = self._worlds[0].now_s
         self._order, self._next = count(), cycle(self._worlds)
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._open = len(conversations)
         self.done: list[tuple[float, float, float]] = []
         self.counts = [0] * SERVERS
         for one in conversations:
-            messages = [{"role": "system", "content": one.system}] if one.system else []
-            turns = [replace(turn, at_s=turn.at_s + start_s) for turn in one.turns]
-            self._at(turns[0].at_s, lambda turns=turns, messages=messages: self._send(turns, messages))
+            self._await(Walk(one))
         self._scrape()
 
     def run(self) -> Cell:
@@ -128,6 +126,9 @@ class _Fleet:
     def _at(self, at_s: float, what: Callable[[], None]) -> None:
         heapq.heappush(self._due, (max(at_s, self._now_s), next(self._order), what))
 
+    def _await(self, walk: Walk) -> None:
+        self._at(self._start_s + walk.turn.at_s, lambda: self._send(walk))
+
     def _scrape(self) -> None:
         for slot, engine in enumerate(self._engines):
             used = 1 - engine.cache.free_blocks / BLOCKS
@@ -136,15 +137,8 @@ class _Fleet:
                 world.pool.update(slot, sample, self._now_s)
         self._at(self._now_s + SCRAPE_S, self._scrape)
 
-    def _send(self, turns: list[Turn], messages: list[dict[str, str]]) -> None:
-        turn, sent_s = turns.pop(0), self._now_s
-        messages.append({"role": "user", "content": turn.text})
-        world = next(self._next)
-        decision, director = world.ask_chat(messages), world.assembly.director
-        if self._setting.lean:
-            director.finish(decision, Outcome(end="released"))
-        self.counts[decision.slot] += 1
-        first_s: list[float] = []
+    def _send(self, walk: Walk) -> None:
+        sent_s, first_s = self._now_s, list[float]()
 
         def told(generation: Generation) -> None:
             if not first_s:
@@ -153,14 +147,17 @@ class _Fleet:
             if generation.finished:
                 self.done.append((sent_s, first_s[0], self._now_s - sent_s))
                 director.finish(decision, Outcome(end="complete", status=200, usage=self._usage(generation)))
-                messages.append({"role": "assistant", "content": decode(generation.token_ids[generation.prompt_tokens :])})
-                if turns:
-                    self._at(turns[0].at_s, lambda: self._send(turns, messages))
+                if walk.answered(generation):
+                    self._await(walk)
                 else:
                     self._open -= 1
 
-        prompt = encode(render_chat(messages))
-        self._engines[decision.slot].submit(Generation(token_ids=prompt, max_tokens=turn.max_tokens, on_tokens=told), sent_s)
+        generation, world = walk.generation(told), next(self._next)
+        decision, director = world.ask_chat(walk.messages), world.assembly.director
+        if self._setting.lean:
+            director.finish(decision, Outcome(end="released"))
+        self.counts[decision.slot] += 1
+        self._engines[decision.slot].submit(generation, sent_s)
 
     def _usage(self, generation: Generation) -> Usage | None:
         if not self._setting.reports:
